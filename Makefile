@@ -1,0 +1,62 @@
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The modules with Go code in them: the library, and those beside it that have a go.mod of their own. tools has none; its
+# go.mod is written by `go get -tool`, for a tidy one would want all that the linter's own tests need.
+MODULES := . $(filter-out tools,$(patsubst %/go.mod,%,$(wildcard */go.mod)))
+# Runs a command in each module, and stops at the first that fails.
+each = for m in $(MODULES); do echo "== $$m: $(1)"; (cd "$$m" && $(1)); done
+
+# The linter is built from tools/go.mod, so that its requirements are not the library's.
+LINT := go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint
+
+FUZZTIME ?= 10s
+
+# What takes too long for every change. More goes here, one target a word.
+NIGHTLY := race fuzz cover
+
+.PHONY: help build test race lint fmt tidy diff fuzz cover quickstart check nightly
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build every package of every module
+	@$(call each,go build ./...)
+
+test: ## Run the tests of every module
+	@$(call each,go test ./...)
+
+race: ## Run the tests under the race detector, in random order
+	@$(call each,go test -race -shuffle=on -timeout 15m ./...)
+
+lint: ## Run the linters (the first time, they are built: a few minutes)
+	@$(call each,$(LINT) run)
+
+fmt: ## Format the code
+	@$(call each,$(LINT) fmt)
+
+tidy: ## Tidy every go.mod
+	@$(call each,go mod tidy)
+
+diff: ## Show what fmt and tidy would change, and fail if that is anything
+	@$(call each,$(LINT) fmt --diff && go mod tidy -diff)
+
+fuzz: ## Run every fuzz test for FUZZTIME (10s)
+	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's|/[^/]*:func | |' | sort | while read -r dir name; do \
+		echo "== $$dir: $$name"; go test -C "$$dir" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) .; \
+	done
+
+cover: ## Say how much of the library the tests run, line by line in coverage.html
+	@go test -coverpkg=./... -coverprofile=coverage.out ./...
+	@go tool cover -html=coverage.out -o coverage.html
+	@go tool cover -func=coverage.out | tail -n 1
+
+quickstart: ## Run the smallest whole program: Kafka and ClickHouse in process, no setup
+	@go run ./examples/quickstart
+
+check: ## Everything that CI checks (under 20 minutes)
+	@bash .ci/run
+
+nightly: FUZZTIME = 10m
+nightly: $(NIGHTLY) ## What takes too long for every change: race, long fuzzing, coverage

@@ -1,0 +1,54 @@
+package breaker
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Permit is the right to make one call, from Allow, for those who cannot wrap the call in a function. Report how it
+// ended with Done or DoneAs, exactly once and on every path: until then the call counts as running, and a probe keeps
+// its slot until Config.ProbeTimeout. The first report counts; further ones do nothing, nor does one that comes after
+// the state has changed (it still shows in Stats.Totals). The zero Permit, which a nil or disabled breaker gives, does
+// nothing. Do not copy a Permit. Safe for concurrent use.
+type Permit struct {
+	breaker *Breaker
+	call    call
+	done    atomic.Bool // Also makes vet find copies.
+}
+
+// Done reports the call's end. What err means is Config.Classify's to say; nil is a success.
+func (p *Permit) Done(err error) {
+	if p.first() {
+		settled := false
+		defer func() {
+			if !settled { // Classify panicked.
+				p.breaker.settle(p.call, Failure, flags{panicked: true})
+			}
+		}()
+		o := p.breaker.judge(err)
+		settled = true
+		p.breaker.settle(p.call, o, flags{timeout: o != Success && isTimeout(err)})
+	}
+}
+
+// DoneAs reports the call's end for a caller who knows better than Config.Classify what it means. Err tells a timeout
+// from another failure, and may be nil.
+func (p *Permit) DoneAs(o Outcome, err error) {
+	if p.first() {
+		p.breaker.settle(p.call, o, flags{timeout: o != Success && isTimeout(err)})
+	}
+}
+
+func (p *Permit) first() bool {
+	return p.breaker != nil && !p.done.Swap(true)
+}
+
+// call is an admitted call.
+type call struct {
+	phase   *phase
+	probe   uint64        // The number of its lease; 0 for a call admitted while closed.
+	started time.Duration // On the phase's clock, when slow calls are looked for.
+}
+
+// flags are what there is to say of a call beside its outcome.
+type flags struct{ timeout, panicked, slow bool }

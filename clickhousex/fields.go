@@ -1,0 +1,61 @@
+package clickhousex
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+)
+
+// field is one field of a row struct and the column that it fills.
+type field struct {
+	column string
+	index  []int
+	goType reflect.Type
+}
+
+// fieldsOf lists the fields of a row type as the driver's AppendStruct would: exported ones, named by their ch tag or
+// else by their own name, ch:"-" left out, embedded structs flattened. Two fields of one column are refused, where the
+// driver silently takes one of them. The row type is a struct or a pointer to one.
+func fieldsOf(row reflect.Type) ([]field, error) {
+	t := row
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct {
+		return nil, fmt.Errorf("clickhousex: the row type must be a struct or a pointer to one, got %s", row)
+	}
+	fields := appendFields(nil, t, nil)
+	if len(fields) == 0 {
+		return nil, fmt.Errorf("clickhousex: row type %s has no field to fill a column from: export some, or tag them `ch:\"column\"`", row)
+	}
+	var faults []error
+	seen := make(map[string]bool, len(fields))
+	for _, f := range fields {
+		if seen[f.column] {
+			faults = append(faults, fmt.Errorf("clickhousex: row type %s has two fields for column %q", row, f.column))
+		}
+		seen[f.column] = true
+	}
+	return fields, errors.Join(faults...)
+}
+
+func appendFields(fields []field, t reflect.Type, path []int) []field {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, tagged := f.Tag.Lookup("ch")
+		index := append(slices.Clone(path), i)
+		switch {
+		case name == "-":
+		case f.Anonymous && !tagged && f.Type.Kind() == reflect.Struct:
+			fields = appendFields(fields, f.Type, index)
+		case !f.IsExported():
+		default:
+			if name == "" {
+				name = f.Name
+			}
+			fields = append(fields, field{column: name, index: index, goType: f.Type})
+		}
+	}
+	return fields
+}

@@ -1,0 +1,44 @@
+package dlq
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/holdfast-io/holdfast"
+)
+
+// Reason says in one word why a message was dead-lettered. Readers must expect words they do not know.
+type Reason string
+
+// The reasons that this version writes.
+const (
+	CircuitOpen      Reason = "circuit_open"      // A circuit rejected it; nothing is wrong with the message.
+	RetriesExhausted Reason = "retries_exhausted" // It failed in every attempt.
+	Permanent        Reason = "permanent"         // Its own fault, said the stage or the sink.
+	Undecodable      Reason = "decode"            // Its bytes are not what they should be.
+	Panicked         Reason = "panic"             // User code panicked on it.
+	TimedOut         Reason = "timeout"           // Its last attempt ran out of time.
+)
+
+// Letter is a message that could not be processed, and what is known of it. The zero value is a letter without a cause.
+type Letter struct {
+	// Message is the original: topic, partition, offset, time, key, value and headers of its first life.
+	Message holdfast.Message
+
+	Reason   Reason
+	Group    string // Whose letter this is: the consumer group that gave up.
+	Stage    string // The stage or sink that failed.
+	Circuit  string // The circuit that rejected it, if one did.
+	Error    string // What the last attempt said. Capped when written.
+	Attempts int    // How often it was tried; rejections by an open circuit are no attempts.
+	Redrives int    // How often it had come home before and failed again.
+
+	FirstFailedAt time.Time
+	DeadAt        time.Time
+}
+
+// ID names the letter: the same for every letter that one group writes about one message.
+func (l Letter) ID() string {
+	m := l.Message
+	return l.Group + "/" + m.Topic + "/" + strconv.Itoa(m.Partition) + "/" + strconv.FormatInt(m.Offset, 10)
+}

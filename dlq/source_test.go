@@ -1,0 +1,127 @@
+package dlq_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/dlq"
+)
+
+// log is a claim over records that are all there, handed out a few at a time.
+type log struct {
+	holdfast.Claim
+	records   []holdfast.Message
+	chunk     int
+	committed []int64
+}
+
+func (l *log) Consume(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error {
+	return handle(ctx, l)
+}
+
+func (l *log) Committed() (int64, string) { return 0, "" }
+func (l *log) Commit(next int64)          { l.committed = append(l.committed, next) }
+
+func (l *log) Fetch(context.Context) ([]holdfast.Message, error) {
+	if len(l.records) == 0 {
+		return nil, holdfast.ErrRevoked
+	}
+	n := min(l.chunk, len(l.records))
+	chunk := l.records[:n]
+	l.records = l.records[n:]
+	return chunk, nil
+}
+
+func record(offset int64, change func(*dlq.Letter)) holdfast.Message {
+	l := letter()
+	l.Message.Offset = 100 + offset
+	change(&l)
+	m := dlq.Encode(l)
+	m.Topic, m.Partition, m.Offset = "orders.dlq", 7, offset
+	return m
+}
+
+func source(t *testing.T, l *log) *dlq.Source {
+	t.Helper()
+	s, err := dlq.NewSource(l, dlq.SourceConfig{Group: "g", Reasons: []dlq.Reason{dlq.CircuitOpen}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestSourceGivesTheMessageBack(t *testing.T) {
+	l := &log{chunk: 10, records: []holdfast.Message{record(0, func(*dlq.Letter) {})}}
+	var got []holdfast.Message
+	if err := source(t, l).Consume(t.Context(), func(ctx context.Context, c holdfast.Claim) (err error) {
+		got, err = c.Fetch(ctx)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	want := letter()
+	m := got[0]
+	if m.Topic != "orders" || m.Partition != 3 || m.Offset != 100 || !m.Time.Equal(want.Message.Time) {
+		t.Errorf("it comes from %s/%d offset %d of %v", m.Topic, m.Partition, m.Offset, m.Time)
+	}
+	if m.Letter == nil || m.Letter.ID != "g/orders/3/100" || m.Letter.Topic != "orders.dlq" || m.Letter.Partition != 7 || m.Letter.Redrives != 1 {
+		t.Errorf("its letter is %+v", m.Letter)
+	}
+	if m.ClaimOffset() != 0 {
+		t.Errorf("its place in the claim is %d, want 0", m.ClaimOffset())
+	}
+}
+
+// What is passed over is committed with the letter before it, never before that is settled, and at once when nothing
+// is outstanding.
+func TestSourceCommitsWhatItPassesOver(t *testing.T) {
+	poison := func(l *dlq.Letter) { l.Reason = dlq.Undecodable }
+	others := func(l *dlq.Letter) { l.Group = "h" }
+	mine := func(*dlq.Letter) {}
+	foreign := holdfast.Message{Topic: "orders.dlq", Partition: 7, Offset: 1}
+	l := &log{chunk: 2, records: []holdfast.Message{
+		record(0, poison), foreign,
+		record(2, mine), record(3, others),
+		record(4, poison), record(5, mine),
+		record(6, mine), record(7, poison),
+	}}
+	err := source(t, l).Consume(t.Context(), func(ctx context.Context, c holdfast.Claim) error {
+		fetch := func(want ...int64) {
+			t.Helper()
+			messages, err := c.Fetch(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var offsets []int64
+			for _, m := range messages {
+				offsets = append(offsets, m.ClaimOffset())
+			}
+			if !slices.Equal(offsets, want) {
+				t.Fatalf("fetched %v, want %v", offsets, want)
+			}
+		}
+		committed := func(want ...int64) {
+			t.Helper()
+			if !slices.Equal(l.committed, want) {
+				t.Fatalf("committed %v, want %v", l.committed, want)
+			}
+		}
+		fetch(2)
+		committed(2) // The poison and the foreign record before it.
+		fetch(5)
+		committed(2) // 2 is outstanding, so 3 and 4 wait.
+		c.Commit(3)
+		committed(2, 3) // 5 is outstanding.
+		c.Commit(6)
+		committed(2, 3, 6)
+		fetch(6)
+		c.Commit(7)
+		committed(2, 3, 6, 8)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,442 @@
+package kafkax
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/segmentio/kafka-go"
+)
+
+// committer commits for all claims of one member in one generation: one request at a time, because kafka-go opens
+// connections freely and two could overtake each other and take an offset back. After a request whose outcome is
+// unknown it reads the offsets back before it sends another. It never commits for another generation.
+type committer struct {
+	client     *kafka.Client
+	group      string
+	generation int32
+	member     string
+	interval   time.Duration
+	log        *slog.Logger
+	counts     *groupCounts
+
+	wake chan struct{} // Holds one token when there may be something to do.
+	gone chan struct{} // Closed by lose.
+
+	mu    sync.Mutex
+	slots []*slot
+	sent  time.Time // When the last coalesced commit was sent.
+	hurry bool      // Do not wait for interval.
+	lost  error     // Why nothing is committed any more.
+}
+
+// slot is one partition's place in the committer. Its committer's mu guards it.
+type slot struct {
+	topic     string
+	partition int
+
+	stored  int64 // What the broker holds, as far as known. -1 for nothing.
+	wanted  int64 // What Commit asked for.
+	syncs   []*syncCommit
+	unknown bool // A request was sent and its outcome is not known.
+	closed  bool // The handler has returned.
+}
+
+type syncCommit struct {
+	next      int64
+	metadata  string
+	sent      bool
+	abandoned bool       // Nobody waits for it any more.
+	done      chan error // Holds one.
+}
+
+func newCommitter(m *membership, generation int32, member string) *committer {
+	return &committer{
+		client: m.net.client, group: m.group, generation: generation, member: member,
+		interval: m.cfg.CommitInterval, log: m.log, counts: m.counts,
+		wake: make(chan struct{}, 1), gone: make(chan struct{}),
+	}
+}
+
+// add makes a slot for a partition of which the broker holds stored, -1 for nothing.
+func (k *committer) add(topic string, partition int, stored int64) *slot {
+	s := &slot{topic: topic, partition: partition, stored: stored, wanted: stored}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.slots = append(k.slots, s)
+	return s
+}
+
+// commit asks for next to be committed, some time.
+func (k *committer) commit(s *slot, next int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case k.lost != nil || s.closed:
+		k.counts.late.Add(1)
+	case next > s.wanted:
+		s.wanted = next
+		k.signal()
+	}
+}
+
+// commitSync commits next and metadata, alone in a request, and returns when the broker holds them.
+func (k *committer) commitSync(ctx context.Context, s *slot, next int64, metadata string) error {
+	c, err := k.queue(s, next, metadata)
+	if err != nil {
+		return fmt.Errorf("kafkax: commit of %s/%d at %d: %w", s.topic, s.partition, next, err)
+	}
+	select {
+	case err = <-c.done:
+	case <-ctx.Done():
+		err = k.abandon(c, ctx.Err())
+	case <-k.gone:
+		err = k.abandon(c, k.reason())
+	}
+	if err != nil {
+		return fmt.Errorf("kafkax: commit of %s/%d at %d: %w", s.topic, s.partition, next, err)
+	}
+	return nil
+}
+
+func (k *committer) queue(s *slot, next int64, metadata string) (*syncCommit, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	least := max(s.stored, s.wanted)
+	if n := len(s.syncs); n > 0 {
+		least = max(least, s.syncs[n-1].next)
+	}
+	switch {
+	case k.lost != nil || s.closed:
+		k.counts.late.Add(1)
+		if k.lost == nil {
+			return nil, errReturned
+		}
+		return nil, k.lost
+	case next < least:
+		return nil, fmt.Errorf("it would go back behind %d", least)
+	}
+	c := &syncCommit{next: next, metadata: metadata, done: make(chan error, 1)}
+	s.syncs = append(s.syncs, c)
+	k.signal()
+	return c, nil
+}
+
+// abandon returns what became of c, whose caller waits no longer because of err.
+func (k *committer) abandon(c *syncCommit, err error) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	select {
+	case done := <-c.done:
+		return done
+	default:
+	}
+	c.abandoned = true
+	if c.sent {
+		return holdfast.Ambiguous(err)
+	}
+	return err
+}
+
+// finish says that s's handler has returned. What it had asked for is still committed.
+func (k *committer) finish(s *slot) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s.closed = true
+}
+
+// lose gives up committing, for the reason err. The first reason stays.
+func (k *committer) lose(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.lost == nil {
+		k.lost = err
+		close(k.gone)
+	}
+}
+
+func (k *committer) reason() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.lost
+}
+
+// hasten ends the wait for the interval, now and later.
+func (k *committer) hasten() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.hurry = true
+	k.signal()
+}
+
+func (k *committer) signal() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+// committed is what the broker holds for s, as far as known.
+func (k *committer) committed(s *slot) int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return s.stored
+}
+
+// run commits until stop is closed, and returns when its last request is answered.
+func (k *committer) run(ctx context.Context, stop <-chan struct{}) {
+	var t trouble
+	for {
+		wait, idle := k.due()
+		if !idle && wait <= 0 {
+			err := k.step(ctx)
+			if err == nil {
+				t.over(ctx, k.log, "commits go through again")
+				continue
+			}
+			t.failed(ctx, k.log, "commit failed, trying again", err)
+			wait = t.backoff()
+		}
+		var timer <-chan time.Time
+		if !idle {
+			timer = time.After(wait)
+		}
+		wake := k.wake
+		if t.failures > 0 {
+			wake = nil // The backoff is not cut short.
+		}
+		select {
+		case <-stop:
+			return
+		case <-wake:
+		case <-timer:
+		}
+	}
+}
+
+// flush commits all that is asked for. It runs after run has returned.
+func (k *committer) flush(ctx context.Context) error {
+	var t trouble
+	k.hasten()
+	for {
+		if _, idle := k.due(); idle {
+			return nil
+		}
+		if err := k.step(ctx); err != nil {
+			t.failures++
+			if !t.wait(ctx) {
+				return err
+			}
+		}
+	}
+}
+
+// due says how long to wait before the next step, or that there is nothing to do.
+func (k *committer) due() (wait time.Duration, idle bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	idle = true
+	if k.lost != nil {
+		return 0, true
+	}
+	for _, s := range k.slots {
+		if s.unknown || len(s.syncs) > 0 {
+			return 0, false
+		}
+		idle = idle && s.wanted <= s.stored
+	}
+	if idle || k.hurry {
+		return 0, idle
+	}
+	return k.interval - time.Since(k.sent), false
+}
+
+// target is what one request is to set for one slot.
+type target struct {
+	slot     *slot
+	next     int64
+	metadata string
+	sync     *syncCommit // nil for coalesced ones.
+}
+
+// step sends the one request that is most needed.
+func (k *committer) step(ctx context.Context) error {
+	unknown, targets := k.plan()
+	switch {
+	case len(unknown) > 0:
+		return k.readBack(ctx, unknown)
+	case len(targets) > 0:
+		return k.send(ctx, targets)
+	}
+	return nil
+}
+
+// plan chooses what to read back, or else what to send, and marks what it sends as unknown until the answer is there.
+func (k *committer) plan() (unknown []*slot, targets []target) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, s := range k.slots {
+		if s.unknown {
+			unknown = append(unknown, s)
+		}
+	}
+	if k.lost != nil || len(unknown) > 0 {
+		return unknown, nil
+	}
+	for _, s := range k.slots {
+		for len(s.syncs) > 0 && s.syncs[0].abandoned {
+			s.syncs = s.syncs[1:]
+		}
+		if len(s.syncs) > 0 {
+			c := s.syncs[0]
+			c.sent, s.unknown = true, true
+			return nil, []target{{s, c.next, c.metadata, c}}
+		}
+	}
+	for _, s := range k.slots {
+		if s.wanted > s.stored {
+			s.unknown = true
+			targets = append(targets, target{slot: s, next: s.wanted})
+		}
+	}
+	if len(targets) > 0 {
+		k.sent = time.Now()
+	}
+	return nil, targets
+}
+
+func (k *committer) send(ctx context.Context, targets []target) error {
+	req := &kafka.OffsetCommitRequest{
+		GroupID: k.group, GenerationID: int(k.generation), MemberID: k.member,
+		Topics: make(map[string][]kafka.OffsetCommit),
+	}
+	for _, t := range targets {
+		req.Topics[t.slot.topic] = append(req.Topics[t.slot.topic],
+			kafka.OffsetCommit{Partition: t.slot.partition, Offset: t.next, Metadata: t.metadata})
+	}
+	resp, err := k.client.OffsetCommit(ctx, req)
+	if err != nil {
+		k.counts.commitsFailed.Add(1)
+		return err // All of it stays unknown.
+	}
+	var errs []error
+	for _, t := range targets {
+		errs = append(errs, k.settle(t, commitAnswer(resp, t.slot)))
+	}
+	return errors.Join(errs...)
+}
+
+var errNoAnswer = errors.New("kafkax: the answer leaves the partition out")
+
+func commitAnswer(resp *kafka.OffsetCommitResponse, s *slot) error {
+	for _, p := range resp.Topics[s.topic] {
+		if p.Partition == s.partition {
+			return p.Error
+		}
+	}
+	return errNoAnswer
+}
+
+// settle notes the answer for one partition.
+func (k *committer) settle(t target, answer error) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case answer == nil:
+		k.counts.commits.Add(1)
+		t.slot.unknown = false
+		t.slot.stored = t.next
+		t.slot.finishSync(t.sync, nil)
+		return nil
+	case isFencing(answer), errors.Is(answer, kafka.RebalanceInProgress):
+		k.counts.commitsFenced.Add(1)
+		t.slot.unknown = false
+		if k.lost == nil {
+			k.lost = fmt.Errorf("%w: %w", ErrFenced, answer)
+			close(k.gone)
+		}
+		t.slot.finishSync(t.sync, k.lost)
+		return nil
+	case t.sync != nil && (isRefusal(answer) || errors.Is(answer, kafka.OffsetMetadataTooLarge) || errors.Is(answer, kafka.InvalidCommitOffsetSize)):
+		k.counts.commitsFailed.Add(1)
+		t.slot.unknown = false
+		t.slot.finishSync(t.sync, answer)
+		return nil
+	default:
+		// Even a clear "not now" such as NotCoordinatorForGroup is read back: it costs one request.
+		k.counts.commitsFailed.Add(1)
+		return answer
+	}
+}
+
+// finishSync tells c's caller and takes it off the queue, whose head it is.
+func (s *slot) finishSync(c *syncCommit, err error) {
+	if c != nil {
+		c.done <- err
+		s.syncs = s.syncs[1:]
+	}
+}
+
+// readBack asks the broker what it holds.
+func (k *committer) readBack(ctx context.Context, slots []*slot) error {
+	offsets, err := fetchOffsets(ctx, k.client, k.group, slots)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i, s := range slots {
+		s.unknown = false
+		s.stored = offsets[i].CommittedOffset
+		if len(s.syncs) > 0 {
+			if c := s.syncs[0]; c.sent && s.stored == c.next && offsets[i].Metadata == c.metadata {
+				s.finishSync(c, nil)
+			}
+		}
+	}
+	return nil
+}
+
+// fetchOffsets asks for what the group has committed, in the order of slots.
+func fetchOffsets(ctx context.Context, client *kafka.Client, group string, slots []*slot) ([]kafka.OffsetFetchPartition, error) {
+	if len(slots) == 0 {
+		return nil, nil
+	}
+	topics := make(map[string][]int)
+	for _, s := range slots {
+		topics[s.topic] = append(topics[s.topic], s.partition)
+	}
+	resp, err := client.OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: group, Topics: topics})
+	if err != nil {
+		return nil, err
+	}
+	if resp.Error != nil {
+		return nil, fmt.Errorf("kafkax: fetch offsets of group %s: %w", group, resp.Error)
+	}
+	out := make([]kafka.OffsetFetchPartition, len(slots))
+	for i, s := range slots {
+		p, ok := find(resp.Topics[s.topic], func(p kafka.OffsetFetchPartition) bool { return p.Partition == s.partition })
+		switch {
+		case !ok:
+			return nil, errNoAnswer
+		case p.Error != nil:
+			return nil, fmt.Errorf("kafkax: fetch offset of %s/%d: %w", s.topic, s.partition, p.Error)
+		}
+		out[i] = p
+	}
+	return out, nil
+}
+
+func find[T any](in []T, match func(T) bool) (T, bool) {
+	for _, v := range in {
+		if match(v) {
+			return v, true
+		}
+	}
+	var none T
+	return none, false
+}

@@ -1,0 +1,147 @@
+package kafkax
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"slices"
+	"time"
+)
+
+const (
+	defaultSessionTimeout    = 30 * time.Second // As kafka-go has it; Kafka allows 6 s to 30 min.
+	defaultHeartbeatInterval = 3 * time.Second  // As kafka-go and the Java client have it.
+	defaultRebalanceTimeout  = 30 * time.Second // As kafka-go has it.
+	defaultDrainTimeout      = 20 * time.Second // Below the 30 s that Kubernetes gives a pod to end.
+	defaultCommitInterval    = time.Second
+	defaultMaxWait           = 500 * time.Millisecond // As the Java client's fetch.max.wait.ms.
+	defaultFetchBytes        = 1 << 20                // As the Java client's max.partition.fetch.bytes.
+
+	maxFetchBytes = 64 << 20
+	maxTopicName  = 249
+)
+
+// Start says where a group begins to read a partition for which it has committed nothing yet.
+type Start int
+
+const (
+	// StartEarliest begins with the oldest message in the log. It is the zero value, because it loses nothing.
+	StartEarliest Start = iota
+	// StartLatest begins with what is written after the partition was first claimed. That place is committed at once,
+	// so that a restart does not skip what was written in between.
+	StartLatest
+)
+
+// ConsumerConfig says what to read and how. Group and Topics are required for Consume, the zero value of everything else
+// is a good default.
+type ConsumerConfig struct {
+	Group  string
+	Topics []string
+	Start  Start
+
+	// SessionTimeout is how long the group waits for a sign of life before it gives the member's partitions to others.
+	// 0 means 30 s.
+	SessionTimeout time.Duration
+
+	// HeartbeatInterval is how often a sign of life is given, at most a third of SessionTimeout. 0 means 3 s.
+	HeartbeatInterval time.Duration
+
+	// RebalanceTimeout is how long the group waits, once it is being rebalanced, for its members to let go of what they
+	// have. 0 means 30 s.
+	RebalanceTimeout time.Duration
+
+	// DrainTimeout is how long handlers may work on after their claims were revoked. It must be below RebalanceTimeout
+	// by two HeartbeatIntervals: one until the rebalance is noticed, one for the last commit. 0 means 20 s.
+	DrainTimeout time.Duration
+
+	// CommitInterval is the least time between two coalesced commits. What lies between is redelivered after a crash.
+	// 0 means 1 s, -1 means as fast as the broker answers.
+	CommitInterval time.Duration
+
+	// MaxWait is how long a broker holds a fetch for which it has no message. 0 means 500 ms.
+	MaxWait time.Duration
+
+	// FetchBytes is how much a broker puts into one answer; a larger batch comes whole all the same. Up to two answers
+	// per partition are fetched ahead of the handler. 0 means 1 MiB.
+	FetchBytes int
+
+	// ReadCommitted hides messages of aborted transactions, and those of open ones until they are committed.
+	ReadCommitted bool
+
+	// Logger is told of changes of state. Nil means slog.Default().
+	Logger *slog.Logger
+}
+
+// Validate reports all that is wrong with the configuration, in one error.
+func (c ConsumerConfig) Validate() error {
+	errs := []error{validateSubscription(c.Group, c.Topics)}
+	bad := func(field, want string, got any) {
+		errs = append(errs, fmt.Errorf("kafkax: ConsumerConfig.%s must be %s, got %v", field, want, got))
+	}
+	if c.Start != StartEarliest && c.Start != StartLatest {
+		bad("Start", "StartEarliest or StartLatest", int(c.Start))
+	}
+	d := c.withDefaults()
+	for _, f := range []struct {
+		name     string
+		set, def time.Duration
+	}{
+		{"SessionTimeout", c.SessionTimeout, defaultSessionTimeout},
+		{"HeartbeatInterval", c.HeartbeatInterval, defaultHeartbeatInterval},
+		{"RebalanceTimeout", c.RebalanceTimeout, defaultRebalanceTimeout},
+		{"DrainTimeout", c.DrainTimeout, defaultDrainTimeout},
+		{"MaxWait", c.MaxWait, defaultMaxWait},
+	} {
+		if f.set != 0 && (f.set < time.Millisecond || f.set.Milliseconds() > math.MaxInt32) {
+			bad(f.name, fmt.Sprintf("at least 1ms and below 24 days, or 0 for %v", f.def), f.set)
+		}
+	}
+	if d.HeartbeatInterval > d.SessionTimeout/3 {
+		bad("HeartbeatInterval", fmt.Sprintf("at most a third of SessionTimeout (%v)", d.SessionTimeout), d.HeartbeatInterval)
+	}
+	if most := d.RebalanceTimeout - 2*d.HeartbeatInterval; d.DrainTimeout > most {
+		bad("DrainTimeout", fmt.Sprintf("at most RebalanceTimeout (%v) less two HeartbeatIntervals (%v), that is %v",
+			d.RebalanceTimeout, d.HeartbeatInterval, most), d.DrainTimeout)
+	}
+	if c.CommitInterval < 0 && c.CommitInterval != -1 {
+		bad("CommitInterval", fmt.Sprintf("positive, 0 for %v, or -1 for none", defaultCommitInterval), c.CommitInterval)
+	}
+	if c.FetchBytes < 0 || c.FetchBytes > maxFetchBytes {
+		bad("FetchBytes", fmt.Sprintf("positive and at most %d, or 0 for %d", maxFetchBytes, defaultFetchBytes), c.FetchBytes)
+	}
+	return errors.Join(errs...)
+}
+
+func (c ConsumerConfig) withDefaults() ConsumerConfig {
+	c.Topics = slices.Clone(c.Topics)
+	c.SessionTimeout = cmp.Or(c.SessionTimeout, defaultSessionTimeout)
+	c.HeartbeatInterval = cmp.Or(c.HeartbeatInterval, defaultHeartbeatInterval)
+	c.RebalanceTimeout = cmp.Or(c.RebalanceTimeout, defaultRebalanceTimeout)
+	c.DrainTimeout = cmp.Or(c.DrainTimeout, defaultDrainTimeout)
+	c.CommitInterval = max(cmp.Or(c.CommitInterval, defaultCommitInterval), 0)
+	c.MaxWait = cmp.Or(c.MaxWait, defaultMaxWait)
+	c.FetchBytes = cmp.Or(c.FetchBytes, defaultFetchBytes)
+	c.Logger = cmp.Or(c.Logger, slog.Default())
+	return c
+}
+
+func validateSubscription(group string, topics []string) error {
+	var errs []error
+	if group == "" {
+		errs = append(errs, errors.New("kafkax: the consumer's Group must not be empty"))
+	}
+	if len(topics) == 0 {
+		errs = append(errs, errors.New("kafkax: the consumer's Topics must name at least one topic, got none"))
+	}
+	for i, topic := range topics {
+		if topic == "" || len(topic) > maxTopicName {
+			errs = append(errs, fmt.Errorf("kafkax: the consumer's Topics[%d] must be 1 to %d bytes, got %q", i, maxTopicName, topic))
+		}
+		if slices.Contains(topics[:i], topic) {
+			errs = append(errs, fmt.Errorf("kafkax: the consumer's Topics[%d] must be named once, got %q again", i, topic))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,151 @@
+package kafkax
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+
+	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
+	"github.com/segmentio/kafka-go"
+)
+
+// fetcher feeds one claim, over a connection of its own to the partition's leader.
+type fetcher struct {
+	claim   *claim
+	net     *network
+	request wire.Request
+	log     *slog.Logger
+}
+
+func newFetcher(m *membership, c *claim) *fetcher {
+	return &fetcher{
+		claim: c, net: m.net,
+		request: wire.Request{
+			Topic: c.topic, Partition: c.partition, Offset: c.begin,
+			MaxWait: m.cfg.MaxWait, MaxBytes: m.cfg.FetchBytes, ReadCommitted: m.cfg.ReadCommitted,
+		},
+		log: m.log.With(slog.String("topic", c.topic), slog.Int("partition", c.partition)),
+	}
+}
+
+// run fetches until ctx ends, through whatever weather there is. It returns an error only for an offset that the log
+// does not hold.
+func (f *fetcher) run(ctx context.Context) error {
+	var t trouble
+	for {
+		err := f.session(ctx, &t)
+		if errors.Is(err, kafka.OffsetOutOfRange) {
+			err = f.checkRange(ctx, err)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if _, ok := errors.AsType[*OffsetOutOfRangeError](err); ok {
+			return err
+		}
+		t.failed(ctx, f.log, "fetch failed, trying again", err)
+		if !t.wait(ctx) {
+			return nil
+		}
+	}
+}
+
+// session fetches over one connection until it fails.
+func (f *fetcher) session(ctx context.Context, t *trouble) error {
+	addr, err := f.leader(ctx)
+	if err != nil {
+		return err
+	}
+	conn, err := wire.Dial(ctx, f.net.dialer(), "tcp", addr, wire.Config{})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.Send(f.request); err != nil {
+		return err
+	}
+	for {
+		resp, err := conn.Receive(ctx)
+		if err != nil {
+			return err
+		}
+		t.over(ctx, f.log, "fetching again")
+		f.claim.end.Store(resp.HighWatermark)
+		f.request.Offset = resp.NextOffset
+		// The broker works on the next answer while the handler works on this one.
+		if err := conn.Send(f.request); err != nil {
+			return f.deliver(ctx, resp, err)
+		}
+		if err := f.deliver(ctx, resp, nil); err != nil {
+			return err
+		}
+	}
+}
+
+// deliver hands an answer over, and returns err, or ctx's error when ctx ends first.
+func (f *fetcher) deliver(ctx context.Context, resp wire.Response, err error) error {
+	if len(resp.Messages) == 0 {
+		return err
+	}
+	f.claim.prefetched.Add(int64(resp.Size))
+	select {
+	case f.claim.answers <- answer{messages: resp.Messages, next: resp.NextOffset, size: resp.Size}:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// leader says where the partition's leader is.
+func (f *fetcher) leader(ctx context.Context) (addr string, err error) {
+	topic, partition := f.claim.topic, f.claim.partition
+	layout, err := f.net.client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{topic}})
+	if err != nil {
+		return "", err
+	}
+	for _, t := range layout.Topics {
+		if t.Error != nil {
+			return "", fmt.Errorf("kafkax: leader of %s/%d: %w", topic, partition, t.Error)
+		}
+		for _, p := range t.Partitions {
+			if p.ID == partition && p.Leader.Host != "" {
+				return net.JoinHostPort(p.Leader.Host, strconv.Itoa(p.Leader.Port)), nil
+			}
+		}
+	}
+	return "", fmt.Errorf("kafkax: leader of %s/%d: %w", topic, partition, kafka.LeaderNotAvailable)
+}
+
+// checkRange makes sure that an offset is out of range for good: a leader that has just taken over may not know the end
+// of its log yet.
+func (f *fetcher) checkRange(ctx context.Context, err error) error {
+	first, end, rangeErr := logRange(ctx, f.net.client, f.claim.topic, f.claim.partition)
+	if rangeErr != nil {
+		return rangeErr
+	}
+	if offset := f.request.Offset; offset < first || offset > end {
+		return &OffsetOutOfRangeError{Topic: f.claim.topic, Partition: f.claim.partition, Offset: offset, First: first, End: end}
+	}
+	return err
+}
+
+// logRange returns the range of offsets that a partition's log holds: [first, end).
+func logRange(ctx context.Context, client *kafka.Client, topic string, partition int) (first, end int64, err error) {
+	resp, err := client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{
+		topic: {kafka.FirstOffsetOf(partition), kafka.LastOffsetOf(partition)},
+	}})
+	if err != nil {
+		return 0, 0, err
+	}
+	p, ok := find(resp.Topics[topic], func(p kafka.PartitionOffsets) bool { return p.Partition == partition })
+	switch {
+	case !ok:
+		return 0, 0, errNoAnswer
+	case p.Error != nil:
+		return 0, 0, fmt.Errorf("kafkax: log range of %s/%d: %w", topic, partition, p.Error)
+	}
+	return p.FirstOffset, p.LastOffset, nil
+}

@@ -1,0 +1,222 @@
+package wire
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"time"
+)
+
+// ErrTooMany says that MaxOutstanding requests wait for their answers already.
+var ErrTooMany = errors.New("wire: too many outstanding requests")
+
+// MaxOutstanding is how many requests may wait for their answers on one Conn. A broker works on one request per
+// connection at a time, so one ahead of the answer being handled is all that pays.
+const MaxOutstanding = 8
+
+const (
+	defaultTimeout  = 10 * time.Second
+	defaultMaxBytes = 128 << 20
+	minMaxBytes     = 64 << 10
+
+	// A broker over its quota answers at once and then leaves the connection mute for as long as it says (KIP-219):
+	// 11 windows of 1 s by default. What it says is believed up to here.
+	maxThrottle = time.Minute
+
+	// answerOverhead is what an answer may hold beside the records: its fixed fields, the topic's name and the
+	// aborted transactions, 16 bytes each.
+	answerOverhead = 1 << 20
+
+	frameHeader = 8 // size and correlation id
+)
+
+// Config bounds a Conn. The zero value is a good default.
+type Config struct {
+	// Timeout bounds the dial with its handshakes where kafka.Dialer.Timeout is unset, the sending of a request, and
+	// the arrival of a whole answer beyond the request's own MaxWait. 0 means 10 s.
+	Timeout time.Duration
+
+	// MaxBytes bounds the memory of one answer: the batches as they came (checked against Request.MaxBytes too), what
+	// they decompress to, and the messages themselves. What is over the bound is left for the next Fetch; a first
+	// batch that is over it alone is ErrTooLarge. 0 means 128 MiB.
+	MaxBytes int
+}
+
+// Validate reports every field out of range.
+func (cfg Config) Validate() error {
+	var errs []error
+	if cfg.Timeout < 0 {
+		errs = append(errs, fmt.Errorf("wire: Config.Timeout must be positive, or 0 for %v, got %v", defaultTimeout, cfg.Timeout))
+	}
+	if cfg.MaxBytes != 0 && cfg.MaxBytes < minMaxBytes {
+		errs = append(errs, fmt.Errorf("wire: Config.MaxBytes must be at least %d, or 0 for %d, got %d", minMaxBytes, defaultMaxBytes, cfg.MaxBytes))
+	}
+	return errors.Join(errs...)
+}
+
+func (cfg Config) withDefaults() Config {
+	cfg.Timeout = cmp.Or(cfg.Timeout, defaultTimeout)
+	cfg.MaxBytes = cmp.Or(cfg.MaxBytes, defaultMaxBytes)
+	return cfg
+}
+
+// Conn is one connection to one broker, from Dial. Send belongs to one goroutine at a time and so does Receive, but
+// they may be two; Close may be called from anywhere, any time.
+type Conn struct {
+	conn     net.Conn
+	cfg      Config
+	clientID string
+	version  int16 // of Fetch, agreed on with the broker
+
+	out     []byte // one request, reused
+	nextID  int32
+	pending chan pendingRequest
+
+	in        [frameHeader]byte
+	throttled time.Duration // what the last answer announced
+	decoder   decoder
+
+	mu     sync.Mutex
+	broken error // why nothing more can be sent or received
+}
+
+type pendingRequest struct {
+	id int32
+	Request
+}
+
+// Send writes one Fetch request. Answers come in the order of the requests. A bad request or ErrTooMany leaves the Conn
+// as it was; after any other error it is closed and every further call fails.
+func (c *Conn) Send(req Request) error {
+	req = req.withDefaults()
+	if err := req.validate(c.cfg); err != nil {
+		return err
+	}
+	if err := c.err(); err != nil {
+		return err
+	}
+	id := c.nextID
+	select {
+	case c.pending <- pendingRequest{id, req}:
+	default:
+		return ErrTooMany
+	}
+	c.nextID++
+	c.out = req.appendTo(c.out[:0], c.version, id, c.clientID)
+	if err := c.write(c.out); err != nil {
+		return c.fail(fmt.Errorf("wire: send fetch of %s/%d: %w", req.Topic, req.Partition, err))
+	}
+	return nil
+}
+
+// Receive waits for the answer to the oldest request that has none yet: for the request's MaxWait, Config.Timeout and
+// the time for which the broker has said that it throttles. Without an outstanding request it fails at once.
+//
+// A partition's error is in the chain as a kafka.Error, a batch that cannot be decoded is a *BatchError; the Conn stays
+// usable after both. After any other error, the end of ctx included, it is closed and every further call fails.
+// No message is lost with an error: fetch the same offset again.
+func (c *Conn) Receive(ctx context.Context) (Response, error) {
+	var req pendingRequest
+	select {
+	case req = <-c.pending:
+	default:
+		return Response{}, cmp.Or(c.err(), errors.New("wire: receive without an outstanding request"))
+	}
+	if err := c.err(); err != nil {
+		return Response{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { c.fail(context.Cause(ctx)) })
+	defer stop()
+
+	timeout := req.MaxWait + c.cfg.Timeout + c.throttled
+	answer, err := c.read(req.id, req.MaxBytes, timeout)
+	if err != nil {
+		return Response{}, c.fail(fmt.Errorf("wire: receive fetch of %s/%d: %w", req.Topic, req.Partition, err))
+	}
+	resp, err := c.decoder.decode(req.Request, c.version, answer)
+	c.throttled = min(resp.Throttle, maxThrottle)
+	if errors.Is(err, errMalformed) {
+		return Response{}, c.fail(fmt.Errorf("wire: receive fetch of %s/%d: %w", req.Topic, req.Partition, err))
+	}
+	return resp, err
+}
+
+// Close closes the connection. A Send or Receive in progress returns at once with net.ErrClosed in its chain. The
+// second Close and those after it return nil.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	first := c.broken == nil
+	if first {
+		c.broken = fmt.Errorf("wire: %w", net.ErrClosed)
+	}
+	c.mu.Unlock()
+	if !first {
+		return nil
+	}
+	return c.conn.Close()
+}
+
+// fail closes the connection for the reason err and returns the first reason there was.
+func (c *Conn) fail(err error) error {
+	c.mu.Lock()
+	first := c.broken == nil
+	if first {
+		c.broken = err
+	}
+	err = c.broken
+	c.mu.Unlock()
+	if first {
+		_ = c.conn.Close() // The reason is known and better.
+	}
+	return err
+}
+
+func (c *Conn) err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.broken
+}
+
+func (c *Conn) write(b []byte) error {
+	if err := c.conn.SetWriteDeadline(time.Now().Add(c.cfg.Timeout)); err != nil {
+		return err
+	}
+	_, err := c.conn.Write(b)
+	return err
+}
+
+// read returns the body of the next frame in a buffer of its own.
+func (c *Conn) read(id int32, expected int, timeout time.Duration) ([]byte, error) {
+	if err := c.conn.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+		return nil, err
+	}
+	if _, err := io.ReadFull(c.conn, c.in[:]); err != nil {
+		return nil, err
+	}
+	size := int(int32(binary.BigEndian.Uint32(c.in[:4]))) - 4 // The correlation id has been read.
+	if limit := c.cfg.MaxBytes + answerOverhead; size < 0 || size > limit {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", errMalformed, size, limit)
+	}
+	if got := int32(binary.BigEndian.Uint32(c.in[4:])); got != id {
+		return nil, fmt.Errorf("%w: answer to request %d, expected %d", errMalformed, got, id)
+	}
+	// Room for what was asked for is made at once. More than that only as it arrives: a size alone proves nothing.
+	answer := make([]byte, 0, min(size, expected+answerOverhead))
+	for len(answer) < size {
+		if len(answer) == cap(answer) {
+			answer = slices.Grow(answer, min(len(answer), size-len(answer)))
+		}
+		n, err := io.ReadFull(c.conn, answer[len(answer):min(cap(answer), size)])
+		answer = answer[:len(answer)+n]
+		if err != nil {
+			return nil, err
+		}
+	}
+	return answer, nil
+}

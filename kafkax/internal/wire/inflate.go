@@ -1,0 +1,60 @@
+package wire
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/segmentio/kafka-go/compress"
+)
+
+// keepScratch is how much of the inflater's scratch memory outlives a batch.
+const keepScratch = 4 << 20
+
+// inflater decompresses batches. The scratch memory is used again and again, the result is not.
+type inflater struct{ scratch []byte }
+
+// inflate returns what src decompresses to, in memory of its own. More than limit bytes are ErrTooLarge, and no more
+// than in proportion to limit is ever allocated.
+func (f *inflater) inflate(code int8, src []byte, limit int) ([]byte, error) {
+	codec := compress.Compression(code).Codec()
+	if codec == nil {
+		return nil, fmt.Errorf("%w: compression codec %d is unknown", ErrCorrupt, code)
+	}
+	// Two codecs allocate what a stream's header says before they look further.
+	var err error
+	switch compress.Compression(code) {
+	case compress.Snappy:
+		err = checkSnappy(src, limit)
+	case compress.Zstd:
+		err = checkZstd(src, limit)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := codec.NewReader(bytes.NewReader(src))
+	defer r.Close()
+	b := f.scratch[:0]
+	for {
+		if len(b) == cap(b) {
+			b = slices.Grow(b, min(max(len(b), 4*len(src), bytes.MinRead), limit+1-len(b)))
+		}
+		n, err := r.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if len(b) > limit {
+			return nil, ErrTooLarge
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, codec.Name(), err)
+		}
+	}
+	if cap(b) <= keepScratch {
+		f.scratch = b
+	}
+	return bytes.Clone(b), nil
+}

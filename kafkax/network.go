@@ -1,0 +1,153 @@
+package kafkax
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+)
+
+// metadataTTL is how old the cached layout of the cluster may be, so about how long a moved leader goes unnoticed.
+// kafka-go's own 6 s cost that much after every move.
+const metadataTTL = time.Second
+
+// network is all the connections that one owner has opened to a cluster. kafka-go cannot interrupt what waits on a
+// connection, closing the network can: whatever happens, nothing outlives it.
+type network struct {
+	cluster Cluster
+	client  *kafka.Client // Sends each request to the broker it belongs to.
+	pool    *kafka.Transport
+
+	life context.Context // Ends with close, and with it the dials in progress.
+	end  context.CancelFunc
+
+	mu    sync.Mutex
+	conns map[*netConn]struct{} // nil once closed
+	open  sync.WaitGroup        // connections that their user has not closed, and dials
+}
+
+// newNetwork makes a network without connections. Its client gives up a request after timeout, and keeps the layout of
+// the given topics, all of the cluster's if there are none.
+func newNetwork(c Cluster, timeout time.Duration, topics ...string) *network {
+	n := &network{cluster: c, conns: make(map[*netConn]struct{})}
+	n.life, n.end = context.WithCancel(context.Background())
+	n.pool = &kafka.Transport{
+		Dial:           n.dial,
+		DialTimeout:    c.DialTimeout * time.Duration(len(c.Brokers)+1), // For all addresses in turn, and the handshakes.
+		MetadataTTL:    metadataTTL,
+		MetadataTopics: topics,
+		ClientID:       c.ClientID,
+		SASL:           c.SASL,
+	}
+	// The client's timeout must be set: kafka-go tells the broker half of it, or 500 ms without one, whatever the context
+	// says.
+	n.client = &kafka.Client{Addr: kafka.TCP(c.Brokers...), Timeout: timeout, Transport: n.pool}
+	return n
+}
+
+// dialer is for what needs a kafka.Conn.
+func (n *network) dialer() *kafka.Dialer {
+	return &kafka.Dialer{
+		ClientID:      n.cluster.ClientID,
+		DialFunc:      n.dial, // TLS included.
+		Timeout:       n.cluster.DialTimeout,
+		SASLMechanism: n.cluster.SASL,
+	}
+}
+
+// dialError says that no connection came about, so nothing was sent either.
+type dialError struct{ err error }
+
+func (e *dialError) Error() string { return e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+
+// dial opens a connection, with TLS if the cluster has it, within the cluster's DialTimeout. It serves kafka-go's
+// Transport and Dialer alike.
+func (n *network) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	n.mu.Lock()
+	if n.conns == nil {
+		n.mu.Unlock()
+		return nil, &dialError{fmt.Errorf("kafkax: dial %s: %w", addr, net.ErrClosed)}
+	}
+	n.open.Add(1)
+	n.mu.Unlock()
+
+	conn, err := n.connect(ctx, network, addr)
+	if err != nil {
+		n.open.Done()
+		return nil, &dialError{fmt.Errorf("kafkax: dial %s: %w", addr, err)}
+	}
+	c := &netConn{Conn: conn, network: n}
+	n.mu.Lock()
+	late := n.conns == nil
+	if !late {
+		n.conns[c] = struct{}{}
+	}
+	n.mu.Unlock()
+	if late {
+		_ = c.Close()
+		return nil, &dialError{fmt.Errorf("kafkax: dial %s: %w", addr, net.ErrClosed)}
+	}
+	return c, nil
+}
+
+func (n *network) connect(ctx context.Context, network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, n.cluster.DialTimeout)
+	defer cancel()
+	defer context.AfterFunc(n.life, cancel)()
+
+	conn, err := n.cluster.Dial(ctx, network, addr)
+	if err != nil || n.cluster.TLS == nil {
+		return conn, err
+	}
+	cfg := n.cluster.TLS
+	if cfg.ServerName == "" {
+		cfg = cfg.Clone()
+		cfg.ServerName, _, _ = net.SplitHostPort(addr)
+	}
+	encrypted := tls.Client(conn, cfg)
+	if err := encrypted.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("tls handshake: %w", err)
+	}
+	return encrypted, nil
+}
+
+// close cuts every connection, ends every dial, and waits until their users have noticed.
+func (n *network) close() {
+	n.mu.Lock()
+	conns := n.conns
+	n.conns = nil
+	n.mu.Unlock()
+	if conns == nil {
+		return
+	}
+	n.end()
+	n.pool.CloseIdleConnections()
+	for c := range conns {
+		_ = c.Conn.Close() // Its user sees the error and closes c.
+	}
+	n.open.Wait()
+}
+
+// netConn tells its network when its user has closed it.
+type netConn struct {
+	net.Conn
+	network *network
+	once    sync.Once
+}
+
+func (c *netConn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() {
+		c.network.mu.Lock()
+		delete(c.network.conns, c)
+		c.network.mu.Unlock()
+		c.network.open.Done()
+	})
+	return err
+}

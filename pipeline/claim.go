@@ -1,0 +1,274 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/dlq"
+)
+
+// letterBatch is how many of a claim's letters are written together at the most.
+const letterBatch = 500
+
+// claim is one partition in the pipeline's hands: what of it is in flight, and what is settled.
+type claim struct {
+	engine    *engine
+	source    holdfast.Claim
+	topic     string
+	partition int
+	home      bool          // Its messages are letters on their way home.
+	patience  time.Duration // How long a message waits for an open circuit; negative: as long as it takes.
+
+	open    context.Context // Ends when the drain begins: nothing new is started after it.
+	spanned int64           // Where the next span begins. The lane's.
+
+	mu         sync.Mutex
+	tracker    tracker
+	handedBack int
+	released   bool
+	next       int64
+	progress   time.Time
+	changed    chan struct{} // Holds a token when something was settled or handed back.
+}
+
+// serve runs one claim from its first message to its drain.
+func serve[T any](ctx context.Context, e *engine, source holdfast.Claim, run call[holdfast.Message, T], l *lane[T], home bool) error {
+	open, drain := context.WithCancelCause(ctx)
+	defer drain(nil)
+	c := newClaim(e, source, open, l.patience, home)
+	e.claims.add(c)
+	defer e.claims.remove(c)
+	defer e.troubles.clearPlace(c.String())
+
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	watch.Go(func() {
+		select {
+		case <-source.Revoked():
+			drain(holdfast.ErrRevoked)
+		case <-open.Done():
+		}
+	})
+
+	err := consume(ctx, c, run, l)
+	drain(holdfast.ErrRevoked)
+	if left := c.drain(ctx, l.flush); left != nil {
+		return left
+	}
+	if errors.Is(err, holdfast.ErrRevoked) || errors.Is(err, errStopped) || ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func newClaim(e *engine, source holdfast.Claim, open context.Context, patience time.Duration, home bool) *claim {
+	c := &claim{engine: e, source: source, open: open, patience: patience, home: home, changed: make(chan struct{}, 1)}
+	c.topic, c.partition = source.Partition()
+	c.next, _ = source.Committed()
+	c.spanned = c.next
+	c.progress = time.Now()
+	return c
+}
+
+// consume fetches and runs messages until the claim's drain begins.
+func consume[T any](ctx context.Context, c *claim, run call[holdfast.Message, T], l *lane[T]) error {
+	for {
+		if c.home {
+			if err := l.waitReady(c.open); err != nil {
+				return errStopped
+			}
+		}
+		messages, err := c.source.Fetch(c.open)
+		if err != nil {
+			return err
+		}
+		if err := process(ctx, c, messages, run, l); err != nil {
+			return err
+		}
+	}
+}
+
+// process takes messages through the stages and hands the values to the lane. Letters are written together, at the
+// latest when the messages are through.
+func process[T any](ctx context.Context, c *claim, messages []holdfast.Message, run call[holdfast.Message, T], l *lane[T]) error {
+	var dead []grave
+	fetched := c.engine.now()
+	for i := range messages {
+		if c.open.Err() != nil {
+			c.handBack(len(dead))
+			return errStopped
+		}
+		m := &messages[i]
+		n := c.track(m.ClaimOffset(), fetched)
+		value, err := run(c.engine.context(ctx, m), c, *m)
+		var f *failure
+		switch {
+		case err == nil:
+			err = l.add(c.open, holdfast.Item[T]{Source: m, Value: value}, mark{c, n})
+		case errors.Is(err, holdfast.ErrSkip):
+			c.engine.counts.skipped.Add(1)
+			c.settle(n)
+			err = nil
+		case errors.As(err, &f):
+			dead = append(dead, grave{mark{c, n}, c.engine.letter(m, f)})
+			err = nil
+		}
+		if err != nil {
+			c.handBack(len(dead) + 1)
+			return errStopped
+		}
+		if len(dead) == letterBatch || i == len(messages)-1 {
+			left := c.engine.bury(c.open, dead, c.String()+" dead letters", c.pause)
+			if len(left) > 0 {
+				c.handBack(len(left))
+				return errStopped
+			}
+			dead = dead[:0]
+		}
+	}
+	return nil
+}
+
+// String is the claim's partition, for logs and health.
+func (c *claim) String() string { return c.topic + "/" + strconv.Itoa(c.partition) }
+
+// track notes a message in flight.
+func (c *claim) track(offset, fetched int64) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.tracker.add(offset, fetched)
+}
+
+// settle marks messages as settled and commits as far as all are. After the claim is released it does nothing.
+func (c *claim) settle(numbers ...int) {
+	c.mu.Lock()
+	if c.released {
+		c.mu.Unlock()
+		c.engine.counts.late.Add(uint64(len(numbers)))
+		return
+	}
+	moved := false
+	for _, n := range numbers {
+		if next, ok := c.tracker.settle(n); ok {
+			c.next, moved = next, true
+		}
+	}
+	c.progress = time.Now()
+	if moved {
+		// Under the lock, so that nothing is committed after release. Commit only notes the offset.
+		c.source.Commit(c.next)
+	}
+	c.mu.Unlock()
+	c.signal()
+}
+
+// handBack gives up n messages in flight: whoever owns the partition next reads them again.
+func (c *claim) handBack(n int) {
+	c.mu.Lock()
+	c.handedBack += n
+	c.mu.Unlock()
+	c.signal()
+}
+
+func (c *claim) signal() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+// draining tells whether the claim's drain has begun.
+func (c *claim) draining() bool { return c.open.Err() != nil }
+
+// gone tells whether the claim is released.
+func (c *claim) gone() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.released
+}
+
+// drain waits until everything in flight is settled or handed back, or ctx ends; then the claim is released. What was
+// left in flight is returned as a *LeftError.
+func (c *claim) drain(ctx context.Context, flush func()) error {
+	flush()
+	for ctx.Err() == nil && c.outstanding() > 0 {
+		select {
+		case <-c.changed:
+		case <-ctx.Done():
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.released = true
+	if left := c.tracker.inFlight() - c.handedBack; left > 0 {
+		return &LeftError{Topic: c.topic, Partition: c.partition, Messages: left, Offset: c.next, Cause: context.Cause(ctx)}
+	}
+	return nil
+}
+
+func (c *claim) outstanding() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.tracker.inFlight() - c.handedBack
+}
+
+// pause waits for d. It returns errStopped when the claim's drain begins first.
+func (c *claim) pause(d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-c.open.Done():
+		return errStopped
+	}
+}
+
+// waitFor waits until the circuit would admit a call, but no longer than limit if that is above zero.
+func (c *claim) waitFor(circuit circuit, limit time.Duration) error {
+	ctx := c.open
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	_ = circuit.WaitUntilReady(ctx) // Whether it is ready or the limit passed, the next attempt tells.
+	if c.draining() {
+		return errStopped
+	}
+	return nil
+}
+
+// LeftError says what was still in flight of a partition when the time to drain it was over. It is not committed and
+// will be processed again.
+type LeftError struct {
+	Topic     string
+	Partition int
+	Messages  int
+	Offset    int64 // Where the next owner goes on.
+	Cause     error
+}
+
+func (e *LeftError) Error() string {
+	return fmt.Sprintf("pipeline: %s/%d: %d messages were still in flight when the drain ended, from offset %d on they will be processed again: %v",
+		e.Topic, e.Partition, e.Messages, e.Offset, e.Cause)
+}
+
+func (e *LeftError) Unwrap() error { return e.Cause }
+
+// mark is a message in flight.
+type mark struct {
+	claim *claim
+	n     int
+}
+
+// grave is a message in flight and the letter to be written about it.
+type grave struct {
+	mark
+	letter dlq.Letter
+}

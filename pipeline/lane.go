@@ -1,0 +1,384 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/breaker"
+	"github.com/holdfast-io/holdfast/dlq"
+	"github.com/holdfast-io/holdfast/retry"
+)
+
+// lane gathers the items of many claims into batches and writes them to the sink, one at a time, so that a claim's
+// order is kept through every retry. The messages of a pipeline take one lane, those on their way home another.
+//
+// A batch whose fate is unknown while the circuit is open is held aside: it is the next to be written once the circuit
+// admits a call, and what comes after it must not be written before it, but may be dead-lettered.
+type lane[T any] struct {
+	engine   *engine
+	sink     Sink[T]
+	circuit  circuit // Nil when the sink shows none.
+	place    string  // Its name in health.
+	patience time.Duration
+	began    chan *batch[T] // Holds the current batch from its first item until the writer has seen it.
+
+	mu        sync.Mutex
+	current   *batch[T]
+	interrupt context.CancelFunc // Ends the writer's waiting.
+
+	held      *batch[T] // The writer's own.
+	heldReady chan struct{}
+	waiters   sync.WaitGroup
+}
+
+func newLane[T any](e *engine, sink Sink[T], patience time.Duration, place string) *lane[T] {
+	l := &lane[T]{engine: e, sink: sink, place: place, patience: patience, began: make(chan *batch[T], 1), current: newBatch[T]()}
+	l.circuit, _ = sink.(circuit)
+	return l
+}
+
+// add puts an item into the current batch. It waits while that is full and not yet taken, until ctx ends.
+func (l *lane[T]) add(ctx context.Context, item holdfast.Item[T], m mark) error {
+	size := sizeOf(item.Source)
+	limits := l.engine.cfg.Batch
+	for {
+		l.mu.Lock()
+		b := l.current
+		if b.fits(size, limits) {
+			b.add(item, m, size)
+			if len(b.items) == 1 {
+				l.began <- b // Never blocks: the writer took the batch before, so it has seen that.
+			}
+			if len(b.items) == limits.Count || b.bytes >= limits.Bytes {
+				b.close()
+			}
+			l.mu.Unlock()
+			return nil
+		}
+		b.close()
+		l.mu.Unlock()
+		select {
+		case <-b.taken:
+		case <-ctx.Done():
+			return errStopped
+		}
+	}
+}
+
+// flush has the current batch written without waiting for more, and ends the writer's waiting so that it looks which
+// claims are being drained.
+func (l *lane[T]) flush() {
+	l.mu.Lock()
+	l.current.close()
+	interrupt := l.interrupt
+	l.mu.Unlock()
+	if interrupt != nil {
+		interrupt()
+	}
+}
+
+// run writes batches until ctx ends.
+func (l *lane[T]) run(ctx context.Context) {
+	defer l.waiters.Wait()
+	var closed <-chan struct{}
+	delay := time.NewTimer(time.Hour)
+	delay.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case b := <-l.began:
+			closed = b.closed
+			delay.Reset(l.engine.cfg.Batch.Delay)
+			continue
+		case <-l.heldReady:
+			l.settleHeld(ctx)
+			continue
+		case <-closed:
+		case <-delay.C:
+		}
+		delay.Stop()
+		closed = nil
+		l.settle(ctx, l.take())
+	}
+}
+
+func (l *lane[T]) take() *batch[T] {
+	l.mu.Lock()
+	b := l.current
+	l.current = newBatch[T]()
+	l.mu.Unlock()
+	close(b.taken)
+	b.span()
+	return b
+}
+
+// settle writes b until all of it is stored, dead-lettered, held aside, or handed back because its claims are drained.
+func (l *lane[T]) settle(ctx context.Context, b *batch[T]) {
+	for tries := 1; ; tries++ {
+		b.release(tries > 1)
+		if len(b.items) == 0 {
+			return
+		}
+		err := l.write(ctx, b)
+		if err == nil {
+			l.stored(b)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		var refused *holdfast.BatchError
+		if errors.As(err, &refused) && !holdfast.IsAmbiguous(err) {
+			if err = l.refused(ctx, b, refused); err == nil {
+				return
+			}
+		}
+		b.ambiguous = b.ambiguous || holdfast.IsAmbiguous(err)
+		switch {
+		case errors.Is(err, breaker.ErrCircuitOpen) && b.ambiguous && l.circuit != nil:
+			l.engine.troubles.set(l.place, "circuit open, and a batch may be stored already", err)
+			l.hold(ctx, b)
+			return
+		case errors.Is(err, breaker.ErrCircuitOpen):
+			l.rejected(ctx, b, err)
+		case holdfast.IsPermanent(err) && !b.ambiguous:
+			l.buryAll(ctx, b, permanentReason(err), err)
+		case holdfast.IsHold(err):
+			l.engine.troubles.set(l.place, "held", err)
+			l.pause(ctx, b, backoff(tries, err))
+		default:
+			l.engine.troubles.set(l.place, "failing", err)
+			l.pause(ctx, b, backoff(tries, err))
+		}
+	}
+}
+
+// write hands b to the sink, a held batch before it.
+func (l *lane[T]) write(ctx context.Context, b *batch[T]) error {
+	if l.held != nil && !l.circuit.IsOpen() {
+		l.settleHeld(ctx)
+	}
+	if l.held != nil {
+		return errBehindHeld
+	}
+	return l.call(ctx, b)
+}
+
+// call hands b to the sink. A panic there leaves unknown what is stored.
+func (l *lane[T]) call(ctx context.Context, b *batch[T]) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = holdfast.Ambiguous(newPanicError(r))
+		}
+	}()
+	return l.sink.Write(ctx, holdfast.Batch[T]{Spans: b.spans, Items: b.items})
+}
+
+func (l *lane[T]) stored(b *batch[T]) {
+	l.engine.counts.batches.Add(1)
+	l.engine.troubles.clear(l.place)
+	l.settled(b.items, b.marks)
+}
+
+// settled counts and settles stored items.
+func (l *lane[T]) settled(items []holdfast.Item[T], marks []mark) {
+	l.engine.counts.stored.Add(uint64(len(items)))
+	var redriven uint64
+	for i := range items {
+		if items[i].Source.Letter != nil {
+			redriven++
+		}
+	}
+	l.engine.counts.redriven.Add(redriven)
+	settleMarks(marks)
+}
+
+// refused settles what a sink stored of b and dead-letters what it refused. Items that were refused for a reason that
+// is not their own stay in b, and the error of one of them is returned; nil means that nothing is left.
+func (l *lane[T]) refused(ctx context.Context, b *batch[T], e *holdfast.BatchError) error {
+	var (
+		graves []grave
+		again  error
+		stored batch[T]
+		left   batch[T]
+	)
+	for i, item := range b.items {
+		err := e.Items[i]
+		switch {
+		case err == nil:
+			stored.add(item, b.marks[i], 0)
+		case errors.Is(err, breaker.ErrCircuitOpen), holdfast.IsHold(err), holdfast.IsAmbiguous(err):
+			left.add(item, b.marks[i], 0)
+			again = err
+		default:
+			graves = append(graves, grave{b.marks[i], l.engine.letter(item.Source, l.itemFailure(err))})
+		}
+	}
+	l.engine.counts.batches.Add(1)
+	l.settled(stored.items, stored.marks)
+	l.bury(ctx, graves)
+	b.items, b.marks = left.items, left.marks
+	return again
+}
+
+func (l *lane[T]) itemFailure(err error) *failure {
+	f := &failure{reason: dlq.RetriesExhausted, stage: sinkStage, attempts: 1, err: err}
+	var panicked *PanicError
+	switch {
+	case errors.As(err, &panicked):
+		f.reason = dlq.Panicked
+	case holdfast.IsPermanent(err):
+		f.reason = permanentReason(err)
+	}
+	return f
+}
+
+// rejected waits while the circuit is open, or dead-letters b once it has waited long enough.
+func (l *lane[T]) rejected(ctx context.Context, b *batch[T], err error) {
+	if b.rejected.IsZero() {
+		b.rejected = time.Now()
+	}
+	left := l.patience - time.Since(b.rejected)
+	if l.patience >= 0 && left <= 0 && l.isOpen(err) {
+		l.engine.troubles.set(l.place, "circuit open, dead-lettering", err)
+		l.buryRejected(ctx, b, err)
+		return
+	}
+	l.engine.troubles.set(l.place, "circuit open, waiting", err)
+	switch {
+	case l.circuit == nil:
+		l.pause(ctx, b, backoff(1, err))
+	case l.patience >= 0:
+		l.waitFor(ctx, b, max(left, halfOpenWait))
+	default:
+		l.waitFor(ctx, b, 0)
+	}
+}
+
+// buryRejected dead-letters b in small steps for as long as the circuit is open. What is left of b is written.
+func (l *lane[T]) buryRejected(ctx context.Context, b *batch[T], err error) {
+	f := &failure{reason: dlq.CircuitOpen, stage: sinkStage, err: err}
+	var open *breaker.OpenError
+	if errors.As(err, &open) {
+		f.circuit = open.Name
+	}
+	for len(b.items) > 0 && ctx.Err() == nil && l.isOpen(err) {
+		step := min(len(b.items), l.engine.limit.step())
+		graves := make([]grave, step)
+		for i := range graves {
+			graves[i] = grave{b.marks[i], l.engine.letter(b.items[i].Source, f)}
+		}
+		l.bury(ctx, graves)
+		b.items, b.marks = b.items[step:], b.marks[step:]
+		b.release(true)
+	}
+}
+
+func (l *lane[T]) buryAll(ctx context.Context, b *batch[T], reason dlq.Reason, err error) {
+	f := &failure{reason: reason, stage: sinkStage, attempts: 1, err: err}
+	graves := make([]grave, len(b.items))
+	for i := range graves {
+		graves[i] = grave{b.marks[i], l.engine.letter(b.items[i].Source, f)}
+	}
+	l.bury(ctx, graves)
+	b.items, b.marks = nil, nil
+}
+
+// bury writes letters until all are written or their claims are gone or drained, which hands the messages back.
+func (l *lane[T]) bury(ctx context.Context, graves []grave) {
+	for len(graves) > 0 && ctx.Err() == nil {
+		marks := make([]mark, len(graves))
+		for i, g := range graves {
+			marks[i] = g.mark
+		}
+		waiting := &batch[T]{marks: marks}
+		graves = l.engine.bury(ctx, graves, l.place+" dead letters", func(d time.Duration) error {
+			return l.pause(ctx, waiting, d)
+		})
+		graves = releaseGraves(graves)
+	}
+}
+
+// isOpen tells whether the circuit that rejected the batch is open, and not merely busy probing.
+func (l *lane[T]) isOpen(err error) bool {
+	if l.circuit != nil {
+		return l.circuit.IsOpen()
+	}
+	var open *breaker.OpenError
+	return !errors.As(err, &open) || open.State == breaker.Open
+}
+
+// hold sets b aside until the circuit admits a call.
+func (l *lane[T]) hold(ctx context.Context, b *batch[T]) {
+	ready := make(chan struct{})
+	l.held, l.heldReady = b, ready
+	l.waiters.Go(func() {
+		defer close(ready)
+		_ = l.circuit.WaitUntilReady(ctx) // Whether it is ready, the next attempt tells.
+	})
+}
+
+func (l *lane[T]) settleHeld(ctx context.Context) {
+	b := l.held
+	l.held, l.heldReady = nil, nil
+	l.settle(ctx, b)
+}
+
+// waitReady waits until the sink's circuit would admit a call.
+func (l *lane[T]) waitReady(ctx context.Context) error {
+	if l.circuit == nil {
+		return ctx.Err()
+	}
+	if err := l.circuit.WaitUntilReady(ctx); err != nil {
+		return fmt.Errorf("pipeline: waiting for the sink's circuit: %w", err)
+	}
+	return nil
+}
+
+// pause waits for d, or until a claim of b is drained, which is errStopped.
+func (l *lane[T]) pause(ctx context.Context, b *batch[T], d time.Duration) error {
+	return l.interruptible(ctx, b, d, func(ctx context.Context) { <-ctx.Done() })
+}
+
+// waitFor waits for the circuit, at the most for limit if that is above zero, or until a claim of b is drained.
+func (l *lane[T]) waitFor(ctx context.Context, b *batch[T], limit time.Duration) {
+	_ = l.interruptible(ctx, b, limit, func(ctx context.Context) { _ = l.circuit.WaitUntilReady(ctx) })
+}
+
+func (l *lane[T]) interruptible(ctx context.Context, b *batch[T], limit time.Duration, wait func(context.Context)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if limit > 0 {
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	l.setInterrupt(cancel)
+	defer l.setInterrupt(nil)
+	if !b.draining() {
+		wait(ctx)
+	}
+	if b.draining() {
+		return errStopped
+	}
+	return nil
+}
+
+func (l *lane[T]) setInterrupt(cancel context.CancelFunc) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.interrupt = cancel
+}
+
+// backoff is the wait before the next try of a batch, no shorter than what err asks for.
+func backoff(tries int, err error) time.Duration {
+	d := retry.Policy{}.Backoff(tries)
+	if asked, ok := holdfast.RetryDelay(err); ok {
+		d = max(d, asked)
+	}
+	return d
+}

@@ -1,0 +1,51 @@
+package pipeline
+
+import (
+	"context"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/dlq"
+)
+
+// Source hands out claims; *kafkax.Consumer and *dlq.Source are Sources.
+type Source interface {
+	// Consume runs handle for each claim, each in a goroutine of its own, until ctx ends. Then it begins the drain of
+	// every claim, waits for the handlers and returns nil. It returns the first error that a handler returned, or its
+	// own when it cannot go on. The context that handle gets is the claim's: it does not end with ctx, but with a
+	// cause when the drain budget is spent or the claim is lost.
+	Consume(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error
+}
+
+// DeadLetters is where messages go that could not be processed; *dlq.Topic is one.
+type DeadLetters interface {
+	// Write returns nil when all letters are durable. A *holdfast.BatchError names those that are not; after any
+	// other error none is taken to be. Letters may be written more than once.
+	Write(ctx context.Context, letters ...dlq.Letter) error
+}
+
+// Sink takes what the stages made.
+//
+// Write returns nil when every item is stored. A *holdfast.BatchError names the items that were refused; all others are
+// stored. An error for which holdfast.IsAmbiguous holds says that items may be stored: the same batch is written again
+// until its fate is known. Any other error says that nothing is stored, and speaks of the sink, not of the items: the
+// batch is written again, or, once a circuit is open, treated as Config.DeadLetterAfter says. The sink must not keep
+// the batch after it has returned.
+//
+// A sink with a circuit inside shows it by two more methods, IsOpen() bool and WaitUntilReady(context.Context) error, so
+// that the pipeline can see that it is open and wait until it is not.
+type Sink[T any] interface {
+	Write(ctx context.Context, b holdfast.Batch[T]) error
+}
+
+// circuit is what the pipeline sees of a circuit breaker, its own or one inside a sink.
+type circuit interface {
+	IsOpen() bool
+	WaitUntilReady(ctx context.Context) error
+}
+
+// sibling is what a Source offers so that the letters of an open circuit can come home by themselves: its own group's
+// name, and the claims of other topics for another group.
+type sibling interface {
+	Group() string
+	ConsumeAs(ctx context.Context, group string, topics []string, handle func(context.Context, holdfast.Claim) error) error
+}

@@ -1,0 +1,155 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/breaker"
+	"github.com/holdfast-io/holdfast/dlq"
+	"github.com/holdfast-io/holdfast/retry"
+)
+
+// errStopped says that a claim is being drained or is lost: the message at hand goes back, unsettled.
+var errStopped = errors.New("pipeline: stopped")
+
+// errNoReturn is what a circuit is told of a function that left by runtime.Goexit.
+var errNoReturn = errors.New("pipeline: the function did not return")
+
+// halfOpenWait is how long a message waits for a half-open circuit's probe before it asks again.
+const halfOpenWait = 50 * time.Millisecond
+
+// step is one stage as the engine sees it: its name and how it meets failures.
+type step struct {
+	name    string
+	breaker *breaker.Breaker
+	retry   retry.Policy
+	timeout time.Duration
+}
+
+// trial is what is known of one message's attempts at one step.
+type trial struct {
+	attempts int // Failures; rejections and holds do not count.
+	waits    int
+	first    time.Time
+	rejected time.Time // Since when the circuit has rejected it.
+}
+
+// failure is a message's end at a step: it is to be dead-lettered.
+type failure struct {
+	reason   dlq.Reason
+	stage    string
+	circuit  string
+	attempts int
+	first    time.Time
+	err      error
+}
+
+func (f *failure) Error() string {
+	return fmt.Sprintf("pipeline: stage %s: %s: %v", f.stage, f.reason, f.err)
+}
+func (f *failure) Unwrap() error { return f.err }
+
+// PanicError is a panic in user code, caught. It is the message's own fault.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func newPanicError(value any) *PanicError { return &PanicError{Value: value, Stack: debug.Stack()} }
+
+// Error gives the panic's value, without the stack.
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+
+// next decides what a failed attempt means. It returns nil, after having waited, when the message is to be tried again,
+// and otherwise the error that ends the matter: holdfast.ErrSkip, a *failure or errStopped.
+func (s *step) next(ctx context.Context, c *claim, t *trial, err error) error {
+	if t.first.IsZero() {
+		t.first = time.Now()
+	}
+	var panicked *PanicError
+	switch {
+	case errors.Is(err, holdfast.ErrSkip):
+		return holdfast.ErrSkip
+	case ctx.Err() != nil:
+		return errStopped
+	case errors.Is(err, breaker.ErrCircuitOpen):
+		return s.rejected(ctx, c, t, err)
+	case errors.As(err, &panicked):
+		t.attempts++
+		return s.fail(t, dlq.Panicked, err)
+	case holdfast.IsPermanent(err):
+		t.attempts++
+		return s.fail(t, permanentReason(err), err)
+	case holdfast.IsHold(err), holdfast.IsAmbiguous(err):
+		c.engine.troubles.set(s.place(c), "held", err)
+		return c.pause(s.backoff(t, err))
+	case errors.Is(err, breaker.ErrTooManyCalls):
+		return c.pause(s.backoff(t, err))
+	}
+	t.attempts++
+	if t.attempts < s.attempts() {
+		return c.pause(s.backoff(t, err))
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return s.fail(t, dlq.TimedOut, err)
+	}
+	return s.fail(t, dlq.RetriesExhausted, err)
+}
+
+// rejected waits for the circuit that rejected the message, or ends the waiting.
+func (s *step) rejected(ctx context.Context, c *claim, t *trial, err error) error {
+	if t.rejected.IsZero() {
+		t.rejected = time.Now()
+	}
+	var open *breaker.OpenError
+	isOpen := !errors.As(err, &open) || open.State == breaker.Open
+	left := c.patience - time.Since(t.rejected)
+	if isOpen && c.patience >= 0 && left <= 0 {
+		f := s.fail(t, dlq.CircuitOpen, err)
+		if open != nil {
+			f.circuit = open.Name
+		}
+		return f
+	}
+	c.engine.troubles.set(s.place(c), "circuit open", err)
+	switch {
+	case !isOpen:
+		return c.pause(halfOpenWait)
+	case open == nil || open.Name != s.breaker.Name():
+		return c.pause(s.backoff(t, err))
+	case c.patience < 0:
+		left = 0
+	}
+	return c.waitFor(s.breaker, left)
+}
+
+func (s *step) fail(t *trial, reason dlq.Reason, err error) *failure {
+	return &failure{reason: reason, stage: s.name, attempts: t.attempts, first: t.first, err: err}
+}
+
+func (s *step) attempts() int { return attemptsOf(s.retry) }
+
+// backoff is the wait before the next try, no shorter than what err asks for.
+func (s *step) backoff(t *trial, err error) time.Duration {
+	t.waits++
+	d := s.retry.Backoff(t.waits)
+	if asked, ok := holdfast.RetryDelay(err); ok {
+		d = max(d, asked)
+	}
+	return d
+}
+
+// place names the step at one claim, for health.
+func (s *step) place(c *claim) string { return c.String() + " stage " + s.name }
+
+func permanentReason(err error) dlq.Reason {
+	var d *DecodeError
+	if errors.As(err, &d) {
+		return dlq.Undecodable
+	}
+	return dlq.Permanent
+}
