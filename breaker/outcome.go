@@ -48,7 +48,7 @@ func (b *Breaker) classify(ctx context.Context, err error) Outcome {
 	switch {
 	case err == nil:
 		return Success
-	case ctx.Err() == context.Canceled: //nolint:errorlint // Err returns this very value by contract.
+	case errors.Is(ctx.Err(), context.Canceled):
 		return Ignore
 	}
 	return b.judge(err)

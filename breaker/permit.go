@@ -16,6 +16,19 @@ type Permit struct {
 	done    atomic.Bool // Also makes vet find copies.
 }
 
+// Allow admits one call, for those who cannot use Execute, or says why not: an OpenError or ErrTooManyCalls. An admitted
+// call must be reported with the Permit.
+func (b *Breaker) Allow() (Permit, error) {
+	if b == nil || b.disabled {
+		return Permit{}, nil
+	}
+	c, err := b.admit()
+	if err != nil {
+		return Permit{}, err
+	}
+	return Permit{breaker: b, call: c}, nil
+}
+
 // Done reports the call's end. What err means is Config.Classify's to say; nil is a success.
 func (p *Permit) Done(err error) {
 	if p.first() {
@@ -40,7 +53,7 @@ func (p *Permit) DoneAs(o Outcome, err error) {
 }
 
 func (p *Permit) first() bool {
-	return p.breaker != nil && !p.done.Swap(true)
+	return p != nil && p.breaker != nil && !p.done.Swap(true)
 }
 
 // call is an admitted call.

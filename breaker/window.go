@@ -21,9 +21,9 @@ type rates struct {
 // window counts the calls of the last stretch of time, in slices: the running one and the nine before it. It belongs to
 // one phase, so that what was seen before a trip is not held against the time after it.
 type window struct {
-	slice      time.Duration
-	badUntil   atomic.Int64 // The tick from which on there is neither a failure nor a slow call in the window.
-	slices     [windowSlices]slice
+	slice    time.Duration
+	badUntil atomic.Int64 // The tick from which on there is neither a failure nor a slow call in the window.
+	slices   [windowSlices]slice
 }
 
 // slice is three counters, each in one word with the tick (the running number of the slice of time) that it belongs to.

@@ -3,6 +3,7 @@ package kafkax
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -60,9 +61,18 @@ func (n *network) dialer() *kafka.Dialer {
 }
 
 // dialError says that no connection came about, so nothing was sent either.
-type dialError struct{ err error }
+type dialError struct {
+	addr string
+	err  error
+}
 
-func (e *dialError) Error() string { return e.err.Error() }
+func (e *dialError) Error() string {
+	if op, ok := errors.AsType[*net.OpError](e.err); ok && op.Addr != nil {
+		return e.err.Error() // It names the address.
+	}
+	return fmt.Sprintf("dial %s: %v", e.addr, e.err)
+}
+
 func (e *dialError) Unwrap() error { return e.err }
 
 // dial opens a connection, with TLS if the cluster has it, within the cluster's DialTimeout. It serves kafka-go's
@@ -71,7 +81,7 @@ func (n *network) dial(ctx context.Context, network, addr string) (net.Conn, err
 	n.mu.Lock()
 	if n.conns == nil {
 		n.mu.Unlock()
-		return nil, &dialError{fmt.Errorf("kafkax: dial %s: %w", addr, net.ErrClosed)}
+		return nil, &dialError{addr, net.ErrClosed}
 	}
 	n.open.Add(1)
 	n.mu.Unlock()
@@ -79,7 +89,7 @@ func (n *network) dial(ctx context.Context, network, addr string) (net.Conn, err
 	conn, err := n.connect(ctx, network, addr)
 	if err != nil {
 		n.open.Done()
-		return nil, &dialError{fmt.Errorf("kafkax: dial %s: %w", addr, err)}
+		return nil, &dialError{addr, err}
 	}
 	c := &netConn{Conn: conn, network: n}
 	n.mu.Lock()
@@ -90,7 +100,7 @@ func (n *network) dial(ctx context.Context, network, addr string) (net.Conn, err
 	n.mu.Unlock()
 	if late {
 		_ = c.Close()
-		return nil, &dialError{fmt.Errorf("kafkax: dial %s: %w", addr, net.ErrClosed)}
+		return nil, &dialError{addr, net.ErrClosed}
 	}
 	return c, nil
 }

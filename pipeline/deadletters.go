@@ -10,7 +10,6 @@ import (
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
-	"github.com/holdfast-io/holdfast/retry"
 )
 
 // sinkStage is the sink's name where stages have theirs.
@@ -88,14 +87,4 @@ func releaseGraves(graves []grave) []grave {
 		g.claim.handBack(1)
 		return true
 	})
-}
-
-func attemptsOf(p retry.Policy) int {
-	switch {
-	case p.Attempts == 0:
-		return retry.DefaultPolicy().Attempts
-	case p.Attempts < 0:
-		return 1
-	}
-	return p.Attempts
 }

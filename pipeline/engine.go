@@ -112,7 +112,7 @@ func (e *engine) bury(ctx context.Context, graves []grave, place string, pause f
 		graves = append(pick(chunk, failed), graves[len(chunk):]...)
 		e.troubles.set(place, "dead letters cannot be written", err)
 		tries++
-		if pause(retry.Policy{}.Backoff(tries)) != nil {
+		if pause(backoff(tries, err)) != nil {
 			return graves
 		}
 	}
@@ -138,4 +138,14 @@ func (e *engine) lay(graves []grave, failed map[int]error) {
 			g.claim.settle(g.n)
 		}
 	}
+}
+
+// backoff is the wait before the next try of what is held, no shorter than err asks for. Half of it is jitter, so that
+// many members do not come back at once and none comes back without having waited.
+func backoff(tries int, err error) time.Duration {
+	d := retry.Policy{Jitter: 0.5}.Backoff(tries)
+	if asked, ok := holdfast.RetryDelay(err); ok {
+		d = max(d, asked)
+	}
+	return d
 }

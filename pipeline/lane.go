@@ -10,7 +10,6 @@ import (
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/dlq"
-	"github.com/holdfast-io/holdfast/retry"
 )
 
 // lane gathers the items of many claims into batches and writes them to the sink, one at a time, so that a claim's
@@ -372,13 +371,4 @@ func (l *lane[T]) setInterrupt(cancel context.CancelFunc) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.interrupt = cancel
-}
-
-// backoff is the wait before the next try of a batch, no shorter than what err asks for.
-func backoff(tries int, err error) time.Duration {
-	d := retry.Policy{}.Backoff(tries)
-	if asked, ok := holdfast.RetryDelay(err); ok {
-		d = max(d, asked)
-	}
-	return d
 }

@@ -54,7 +54,7 @@ func (c StageConfig) Validate() error {
 // output; holdfast.Permanent dead-letters it at once; holdfast.Hold keeps it and tries again until that is mended;
 // holdfast.RetryAfter tries again no sooner than that; holdfast.Ambiguous tries again until the outcome is known; a
 // rejection by an open circuit is treated as Config.DeadLetterAfter says; any other error is tried again as cfg.Retry
-// says, and then the message is dead-lettered. A panic dead-letters the message.
+// says, and then the message is dead-lettered. A panic dead-letters the message at once.
 //
 // fn may be called for several messages at once, of different partitions.
 func Map[A, B any](name string, fn func(context.Context, A) (B, error), cfg StageConfig) Stage[A, B] {
@@ -68,21 +68,19 @@ func Map[A, B any](name string, fn func(context.Context, A) (B, error), cfg Stag
 	if err := cfg.Validate(); err != nil {
 		s.faults = append(s.faults, fmt.Errorf("pipeline: stage %q: %w", name, err))
 	}
-	s.bind = func(*engine) call[A, B] {
+	s.bind = func(e *engine) call[A, B] {
 		step := s.steps[0]
 		return func(ctx context.Context, c *claim, in A) (B, error) {
-			out, err := attempt(ctx, step, fn, in)
-			if err == nil {
-				return out, nil
-			}
-			var t trial
-			for {
+			for t := (trial{}); ; {
+				out, err := try(ctx, step, fn, in)
+				if err == nil {
+					if t.waits > 0 {
+						e.troubles.clear(step.place(c))
+					}
+					return out, nil
+				}
 				if err = step.next(ctx, c, &t, err); err != nil {
 					return out, err
-				}
-				if out, err = attempt(ctx, step, fn, in); err == nil {
-					c.engine.troubles.clear(step.place(c))
-					return out, nil
 				}
 			}
 		}
@@ -109,28 +107,30 @@ func Then[A, B, C any](a Stage[A, B], b Stage[B, C]) Stage[A, C] {
 	return s
 }
 
-// attempt calls fn once, through the step's circuit and within its time. A panic is returned as a *PanicError, after
-// the circuit has counted it.
-func attempt[A, B any](ctx context.Context, s *step, fn func(context.Context, A) (B, error), in A) (out B, err error) {
-	permit, err := s.breaker.Allow()
-	if err != nil {
-		return out, err
-	}
-	if s.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, s.timeout)
-		defer cancel()
-	}
-	err = errNoReturn
+// try calls fn through the step's circuit, as often as its policy says. A panic is returned as a *PanicError, after the
+// circuit has counted it. A skipped message is a success to the circuit.
+func try[A, B any](ctx context.Context, s *step, fn func(context.Context, A) (B, error), in A) (out B, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = newPanicError(r)
 		}
-		if errors.Is(err, holdfast.ErrSkip) {
-			permit.Done(nil)
-		} else {
-			permit.Done(err)
-		}
 	}()
-	return fn(ctx, in)
+	skip := false
+	out, err = retry.DoValueThrough(ctx, s.breaker, s.retry, func(ctx context.Context) (B, error) {
+		if s.timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, s.timeout)
+			defer cancel()
+		}
+		v, err := fn(ctx, in)
+		if errors.Is(err, holdfast.ErrSkip) {
+			skip = true
+			return v, nil
+		}
+		return v, err
+	})
+	if skip {
+		return out, holdfast.ErrSkip
+	}
+	return out, err
 }

@@ -16,9 +16,6 @@ import (
 // errStopped says that a claim is being drained or is lost: the message at hand goes back, unsettled.
 var errStopped = errors.New("pipeline: stopped")
 
-// errNoReturn is what a circuit is told of a function that left by runtime.Goexit.
-var errNoReturn = errors.New("pipeline: the function did not return")
-
 // halfOpenWait is how long a message waits for a half-open circuit's probe before it asks again.
 const halfOpenWait = 50 * time.Millisecond
 
@@ -32,7 +29,7 @@ type step struct {
 
 // trial is what is known of one message's attempts at one step.
 type trial struct {
-	attempts int // Failures; rejections and holds do not count.
+	attempts int // Rejections do not count.
 	waits    int
 	first    time.Time
 	rejected time.Time // Since when the circuit has rejected it.
@@ -64,40 +61,48 @@ func newPanicError(value any) *PanicError { return &PanicError{Value: value, Sta
 // Error gives the panic's value, without the stack.
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
-// next decides what a failed attempt means. It returns nil, after having waited, when the message is to be tried again,
-// and otherwise the error that ends the matter: holdfast.ErrSkip, a *failure or errStopped.
+// next decides what it means that err ended the attempts. It returns nil, after having waited, when the message is to be
+// tried again, and otherwise the error that ends the matter: holdfast.ErrSkip, a *failure or errStopped.
 func (s *step) next(ctx context.Context, c *claim, t *trial, err error) error {
+	if errors.Is(err, holdfast.ErrSkip) {
+		return holdfast.ErrSkip
+	}
+	if ctx.Err() != nil {
+		return errStopped
+	}
 	if t.first.IsZero() {
 		t.first = time.Now()
 	}
+	cause := err
 	var panicked *PanicError
+	if tried := (*retry.Error)(nil); errors.As(err, &tried) {
+		t.attempts += tried.Attempts
+		cause = tried.Err
+	} else if errors.As(err, &panicked) {
+		t.attempts++
+	}
 	switch {
-	case errors.Is(err, holdfast.ErrSkip):
-		return holdfast.ErrSkip
-	case ctx.Err() != nil:
-		return errStopped
 	case errors.Is(err, breaker.ErrCircuitOpen):
 		return s.rejected(ctx, c, t, err)
-	case errors.As(err, &panicked):
-		t.attempts++
-		return s.fail(t, dlq.Panicked, err)
-	case holdfast.IsPermanent(err):
-		t.attempts++
-		return s.fail(t, permanentReason(err), err)
-	case holdfast.IsHold(err), holdfast.IsAmbiguous(err):
-		c.engine.troubles.set(s.place(c), "held", err)
-		return c.pause(s.backoff(t, err))
 	case errors.Is(err, breaker.ErrTooManyCalls):
-		return c.pause(s.backoff(t, err))
+		return s.hold(c, t, "too many calls", err)
+	case holdfast.IsHold(err), holdfast.IsAmbiguous(err):
+		return s.hold(c, t, "held", err)
+	case panicked != nil:
+		return s.fail(t, dlq.Panicked, cause)
+	case holdfast.IsPermanent(err):
+		return s.fail(t, permanentReason(err), cause)
+	case errors.Is(err, context.DeadlineExceeded):
+		return s.fail(t, dlq.TimedOut, cause)
 	}
-	t.attempts++
-	if t.attempts < s.attempts() {
-		return c.pause(s.backoff(t, err))
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return s.fail(t, dlq.TimedOut, err)
-	}
-	return s.fail(t, dlq.RetriesExhausted, err)
+	return s.fail(t, dlq.RetriesExhausted, cause)
+}
+
+// hold waits before the next try, no shorter than err asks for.
+func (s *step) hold(c *claim, t *trial, why string, err error) error {
+	c.engine.troubles.set(s.place(c), why, err)
+	t.waits++
+	return c.pause(backoff(t.waits, err))
 }
 
 // rejected waits for the circuit that rejected the message, or ends the waiting.
@@ -115,32 +120,24 @@ func (s *step) rejected(ctx context.Context, c *claim, t *trial, err error) erro
 		}
 		return f
 	}
-	c.engine.troubles.set(s.place(c), "circuit open", err)
+	const why = "circuit open"
 	switch {
 	case !isOpen:
+		c.engine.troubles.set(s.place(c), why, err)
+		t.waits++
 		return c.pause(halfOpenWait)
 	case open == nil || open.Name != s.breaker.Name():
-		return c.pause(s.backoff(t, err))
+		return s.hold(c, t, why, err)
 	case c.patience < 0:
 		left = 0
 	}
+	c.engine.troubles.set(s.place(c), why, err)
+	t.waits++
 	return c.waitFor(s.breaker, left)
 }
 
 func (s *step) fail(t *trial, reason dlq.Reason, err error) *failure {
 	return &failure{reason: reason, stage: s.name, attempts: t.attempts, first: t.first, err: err}
-}
-
-func (s *step) attempts() int { return attemptsOf(s.retry) }
-
-// backoff is the wait before the next try, no shorter than what err asks for.
-func (s *step) backoff(t *trial, err error) time.Duration {
-	t.waits++
-	d := s.retry.Backoff(t.waits)
-	if asked, ok := holdfast.RetryDelay(err); ok {
-		d = max(d, asked)
-	}
-	return d
 }
 
 // place names the step at one claim, for health.

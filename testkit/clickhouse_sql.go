@@ -381,7 +381,7 @@ func (p *chParser) settings() (map[string]string, error) {
 }
 
 func (p *chParser) create(replace bool) (any, error) {
-	c := &chCreate{replace: replace, table: &chTable{engine: "MergeTree", settings: map[string]string{}}}
+	c := &chCreate{replace: replace, table: &chTable{engine: "MergeTree", engineFull: "MergeTree ORDER BY tuple()", settings: map[string]string{}}}
 	c.ifNotExists = p.keywords("IF", "NOT", "EXISTS")
 	var err error
 	if c.name, err = p.tableName(); err != nil {

@@ -662,7 +662,8 @@ const (
 	chNumberLiteral chLiteralKind = iota
 	chStringLiteral
 	chNullLiteral
-	chListLiteral // An array or a tuple.
+	chListLiteral     // An array or a tuple.
+	chDatabaseLiteral // currentDatabase(), not known before the statement runs.
 )
 
 func (l chLiteral) String() string {

@@ -54,7 +54,9 @@ type KafkaUser struct {
 // Validate joins everything that is wrong with c.
 func (c KafkaConfig) Validate() error {
 	var faults []error
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf("testkit: KafkaConfig."+format, args...)) }
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("testkit: KafkaConfig."+format, args...))
+	}
 	if c.Brokers < 0 {
 		fault("Brokers must not be negative, got %d", c.Brokers)
 	}

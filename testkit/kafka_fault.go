@@ -82,7 +82,9 @@ type Fault struct {
 // Validate joins everything that is wrong with f.
 func (f Fault) Validate() error {
 	var faults []error
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf("testkit: Fault."+format, args...)) }
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("testkit: Fault."+format, args...))
+	}
 	if _, known := f.API.key(); f.API != "" && !known {
 		fault("API must be the name of a Kafka request, got %q", f.API)
 	}

@@ -2,10 +2,12 @@ package testkit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -34,8 +36,9 @@ func (k *KafkaServer) group(name string) kfake.GroupInfo {
 	return info
 }
 
-// Rebalance makes every member of a group join it again, as a new member would, and returns when the group has begun to
-// rebalance. It is an error if the group has no members, or does not consume topics in the classic protocol.
+// Rebalance makes every member of a group join it again, as the coming of a new member would, and returns when the group
+// has begun to rebalance. The group must be stable, with members of the classic protocol: anything else is an error, a
+// group that is rebalancing already included.
 func (k *KafkaServer) Rebalance(group string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -61,11 +64,15 @@ func (k *KafkaServer) joinAndLeave(ctx context.Context, group string) error {
 	}
 	defer b.close()
 
-	response, err := b.call(ctx, join) // The first answer only names the member.
+	response, err := b.call(ctx, join)
 	if err != nil {
 		return err
 	}
-	join.MemberID = response.(*kmsg.JoinGroupResponse).MemberID
+	named := response.(*kmsg.JoinGroupResponse)
+	if err := kerr.ErrorForCode(named.ErrorCode); !errors.Is(err, kerr.MemberIDRequired) {
+		return fmt.Errorf("the coordinator did not name a new member: %w", err)
+	}
+	join.MemberID = named.MemberID
 	joined := make(chan struct{})
 	go func() {
 		defer close(joined)
@@ -78,7 +85,7 @@ func (k *KafkaServer) joinAndLeave(ctx context.Context, group string) error {
 		select {
 		case <-time.After(time.Millisecond):
 		case <-joined:
-			return fmt.Errorf("the coordinator did not let a new member in")
+			return errors.New("the coordinator did not let a new member in")
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -108,8 +115,8 @@ func (k *KafkaServer) joinRequest(ctx context.Context, group string) (*kmsg.Join
 		return nil, err
 	}
 	known := response.(*kmsg.DescribeGroupsResponse).Groups[0]
-	if len(known.Members) == 0 {
-		return nil, fmt.Errorf("it has no members")
+	if known.State != "Stable" { // Otherwise the coordinator does not tell the protocol.
+		return nil, fmt.Errorf("it is not stable but %s", known.State)
 	}
 	interest := kmsg.NewConsumerMemberMetadata()
 	p := kmsg.NewJoinGroupRequestProtocol()

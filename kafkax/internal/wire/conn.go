@@ -24,6 +24,7 @@ const (
 	defaultTimeout  = 10 * time.Second
 	defaultMaxBytes = 128 << 20
 	minMaxBytes     = 64 << 10
+	maxMaxBytes     = 1 << 30
 
 	// A broker over its quota answers at once and then leaves the connection mute for as long as it says (KIP-219):
 	// 11 windows of 1 s by default. What it says is believed up to here.
@@ -54,8 +55,9 @@ func (cfg Config) Validate() error {
 	if cfg.Timeout < 0 {
 		errs = append(errs, fmt.Errorf("wire: Config.Timeout must be positive, or 0 for %v, got %v", defaultTimeout, cfg.Timeout))
 	}
-	if cfg.MaxBytes != 0 && cfg.MaxBytes < minMaxBytes {
-		errs = append(errs, fmt.Errorf("wire: Config.MaxBytes must be at least %d, or 0 for %d, got %d", minMaxBytes, defaultMaxBytes, cfg.MaxBytes))
+	if cfg.MaxBytes != 0 && (cfg.MaxBytes < minMaxBytes || cfg.MaxBytes > maxMaxBytes) {
+		errs = append(errs, fmt.Errorf("wire: Config.MaxBytes must be from %d to %d, or 0 for %d, got %d",
+			minMaxBytes, maxMaxBytes, defaultMaxBytes, cfg.MaxBytes))
 	}
 	return errors.Join(errs...)
 }

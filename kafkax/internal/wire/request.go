@@ -81,7 +81,7 @@ func (r Request) appendTo(b []byte, version int16, id int32, clientID string) []
 	b = appendInt32(b, -1) // replica id: a consumer
 	b = appendInt32(b, int32(r.MaxWait.Milliseconds()))
 	b = appendInt32(b, int32(r.MinBytes))
-	b = appendInt32(b, int32(r.MaxBytes))
+	b = appendInt32(b, math.MaxInt32) // the partition's own limit is the one that counts
 	if r.ReadCommitted {
 		b = append(b, 1)
 	} else {
