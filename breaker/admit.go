@@ -87,4 +87,3 @@ func (b *Breaker) leave() {
 		b.mu.Unlock()
 	}
 }
-

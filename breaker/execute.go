@@ -69,4 +69,3 @@ func ExecuteValue[T any](ctx context.Context, b *Breaker, fn func(context.Contex
 	})
 	return v, err
 }
-

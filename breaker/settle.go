@@ -1,5 +1,7 @@
 package breaker
 
+import "time"
+
 // settle counts an admitted call's outcome, and opens or closes the circuit by it.
 func (b *Breaker) settle(c call, o Outcome, f flags) {
 	ph := c.phase
@@ -99,4 +101,3 @@ func (b *Breaker) settleProbe(c call, o Outcome, f flags, now time.Duration) {
 	b.mu.Unlock()
 	b.listeners.deliver(&b.mu)
 }
-

@@ -650,4 +650,3 @@ func asChError(err error) *chError {
 	}
 	return chErrorf(1001, "%v", err)
 }
-

@@ -19,7 +19,9 @@ type chTableColumn struct {
 }
 
 // ordinary says whether INSERT without columns and SELECT * mean this one too.
-func (c *chTableColumn) ordinary() bool { return c.defaultKind != "MATERIALIZED" && c.defaultKind != "ALIAS" }
+func (c *chTableColumn) ordinary() bool {
+	return c.defaultKind != "MATERIALIZED" && c.defaultKind != "ALIAS"
+}
 
 // fallback is the value of a row that was inserted without the column.
 func (c *chTableColumn) fallback() (any, error) {
@@ -220,6 +222,11 @@ func (b *chBlock) append(in *chBlock) error {
 		b.columns[at].values = append(b.columns[at].values, c.values...)
 	}
 	b.rows += in.rows
+	for _, c := range b.columns {
+		if len(c.values) != b.rows {
+			return chErrorf(10, "Not found column %s in block", c.name)
+		}
+	}
 	return nil
 }
 

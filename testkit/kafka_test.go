@@ -305,10 +305,12 @@ func TestKafkaStopAndStart(t *testing.T) {
 		}
 		until(t, "the client is back", func() bool { return b.produce(t, "t", 0, "after") == nil })
 		wantValues(t, b, "t", "0/0=before", "0/1=meanwhile", "0/2=after")
-		offsets, err := b.client.OffsetFetch(t.Context(), &kafka.OffsetFetchRequest{GroupID: "g", Topics: map[string][]int{"t": {0}}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		var offsets *kafka.OffsetFetchResponse
+		until(t, "the coordinator is back", func() (ok bool) {
+			var err error
+			offsets, err = b.client.OffsetFetch(t.Context(), &kafka.OffsetFetchRequest{GroupID: "g", Topics: map[string][]int{"t": {0}}})
+			return err == nil
+		})
 		if got := offsets.Topics["t"][0]; got.CommittedOffset != 1 || got.Metadata != "m" {
 			t.Errorf("committed %d %q, want 1 \"m\"", got.CommittedOffset, got.Metadata)
 		}

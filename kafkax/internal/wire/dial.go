@@ -74,8 +74,8 @@ func dial(ctx context.Context, d *kafka.Dialer, network, addr string) (net.Conn,
 		return dialled, nil
 	}
 	_, err := own.DialContext(ctx, network, addr)
-	if !stop() {
-		err = context.Cause(ctx)
+	if !stop() || err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx) // it says more than the closed connection
 	}
 	if err != nil && conn != nil {
 		_ = conn.Close() // kafka-go does so after most errors, not after all.

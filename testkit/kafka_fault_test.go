@@ -1,0 +1,305 @@
+package testkit_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+
+	"github.com/holdfast-io/holdfast/testkit"
+)
+
+func oneTopic() testkit.KafkaConfig {
+	return testkit.KafkaConfig{Topics: map[string]int{"t": 2, "u": 1}}
+}
+
+func TestFaultCode(t *testing.T) {
+	everywhere(t, oneTopic(), func(t *testing.T, b *broker) {
+		b.Inject(testkit.Fault{API: testkit.APIProduce, Topic: "t", Partitions: []int{1}, Nth: 2, Times: 2, Code: int16(kafka.NotEnoughReplicas)})
+		tries := []struct {
+			topic     string
+			partition int
+			want      error
+		}{
+			{"t", 1, nil}, // The first of the selected.
+			{"t", 0, nil}, // Another partition.
+			{"u", 0, nil}, // Another topic.
+			{"t", 1, kafka.NotEnoughReplicas},
+			{"t", 0, nil},
+			{"t", 1, kafka.NotEnoughReplicas},
+			{"t", 1, nil},
+		}
+		for i, try := range tries {
+			if err := b.produce(t, try.topic, try.partition, "x"); !errors.Is(err, try.want) {
+				t.Errorf("try %d to %s/%d: error %v, want %v", i, try.topic, try.partition, err, try.want)
+			}
+		}
+		wantValues(t, b, "t", "0/0=x", "0/1=x", "1/0=x", "1/1=x")
+	})
+}
+
+// Where in the answer a code belongs differs from request to request.
+func TestFaultCodeByAPI(t *testing.T) {
+	everywhere(t, oneTopic(), func(t *testing.T, b *broker) {
+		ctx := t.Context()
+		coordinatorOf := func(group string) error {
+			r, err := b.client.FindCoordinator(ctx, &kafka.FindCoordinatorRequest{Key: group, KeyType: kafka.CoordinatorKeyTypeConsumer})
+			return cmpOr(err, func() error { return r.Error })
+		}
+		calls := map[testkit.API]func() error{
+			testkit.APIFetch: func() error {
+				r, err := b.client.Fetch(ctx, &kafka.FetchRequest{Topic: "t", MaxWait: time.Millisecond})
+				return cmpOr(err, func() error { return r.Error })
+			},
+			testkit.APIOffsetCommit: func() error { return b.commit(t, "g", "t", 0, 1, "") },
+			testkit.APIOffsetFetch: func() error {
+				r, err := b.client.OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: "g", Topics: map[string][]int{"t": {0}}})
+				return cmpOr(err, func() error { return cmpOr(r.Error, func() error { return r.Topics["t"][0].Error }) })
+			},
+			testkit.APIListOffsets: func() error {
+				r, err := b.client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{"t": {kafka.FirstOffsetOf(0)}}})
+				return cmpOr(err, func() error { return r.Topics["t"][0].Error })
+			},
+			testkit.APIMetadata: func() error {
+				// A connection of its own, as the client's metadata comes from a cache.
+				_, err := b.conn(t).ReadPartitions("t")
+				return err
+			},
+			testkit.APIFindCoordinator: func() error { return coordinatorOf("g") },
+			testkit.APIHeartbeat: func() error {
+				r, err := b.client.Heartbeat(ctx, &kafka.HeartbeatRequest{GroupID: "g", MemberID: "m"})
+				return cmpOr(err, func() error { return r.Error })
+			},
+			testkit.APIJoinGroup: func() error {
+				r, err := b.client.JoinGroup(ctx, &kafka.JoinGroupRequest{
+					GroupID: "g", SessionTimeout: 10 * time.Second, RebalanceTimeout: time.Second, ProtocolType: "consumer",
+					Protocols: []kafka.GroupProtocol{{Name: "range", Metadata: kafka.GroupProtocolSubscription{Topics: []string{"t"}}}},
+				})
+				return cmpOr(err, func() error { return r.Error })
+			},
+			testkit.APISyncGroup: func() error {
+				r, err := b.client.SyncGroup(ctx, &kafka.SyncGroupRequest{GroupID: "g", MemberID: "m", ProtocolType: "consumer", ProtocolName: "range"})
+				return cmpOr(err, func() error { return r.Error })
+			},
+			testkit.APILeaveGroup: func() error {
+				r, err := b.client.LeaveGroup(ctx, &kafka.LeaveGroupRequest{GroupID: "g", Members: []kafka.LeaveGroupRequestMember{{ID: "m"}}})
+				return cmpOr(err, func() error { return r.Error })
+			},
+			testkit.APIInitProducerID: func() error {
+				r, err := b.client.InitProducerID(ctx, &kafka.InitProducerIDRequest{ProducerID: -1, ProducerEpoch: -1})
+				return cmpOr(err, func() error { return r.Error })
+			},
+			testkit.APICreateTopics: func() error {
+				r, err := b.client.CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{{Topic: "new", NumPartitions: 1, ReplicationFactor: 1}}})
+				return cmpOr(err, func() error { return r.Errors["new"] })
+			},
+		}
+		for api, call := range calls {
+			remove := b.Inject(testkit.Fault{API: api, Times: -1, Code: int16(kafka.ClusterAuthorizationFailed)})
+			if err := call(); !errors.Is(err, kafka.ClusterAuthorizationFailed) {
+				t.Errorf("%s: error %v, want ClusterAuthorizationFailed", api, err)
+			}
+			remove()
+			remove()
+			if err := call(); errors.Is(err, kafka.ClusterAuthorizationFailed) {
+				t.Errorf("%s: the fault is still there after its removal", api)
+			}
+		}
+	})
+}
+
+func cmpOr(err error, then func() error) error {
+	if err != nil {
+		return err
+	}
+	return then()
+}
+
+func TestFaultCodeAfterTheWork(t *testing.T) {
+	everywhere(t, oneTopic(), func(t *testing.T, b *broker) {
+		b.Inject(testkit.Fault{API: testkit.APIProduce, Code: int16(kafka.RequestTimedOut)})
+		if err := b.produce(t, "t", 0, "x"); !errors.Is(err, kafka.RequestTimedOut) {
+			t.Errorf("error %v, want RequestTimedOut", err)
+		}
+		wantValues(t, b, "t", "0/0=x")
+	})
+}
+
+func TestFaultLoseAck(t *testing.T) {
+	everywhere(t, oneTopic(), func(t *testing.T, b *broker) {
+		b.Inject(testkit.Fault{API: testkit.APIProduce, LoseAck: true})
+		b.Inject(testkit.Fault{API: testkit.APIOffsetCommit, LoseAck: true})
+		if err := b.produce(t, "t", 0, "x"); err == nil {
+			t.Error("the answer was not lost")
+		}
+		wantValues(t, b, "t", "0/0=x")
+		if err := b.produce(t, "t", 0, "y"); err != nil {
+			t.Errorf("the fault struck twice: %v", err)
+		}
+		if err := b.commit(t, "g", "t", 0, 7, ""); err == nil {
+			t.Error("the answer was not lost")
+		}
+		if got := b.Committed("g", "t"); got[0] != 7 {
+			t.Errorf("committed %v, want 7", got)
+		}
+		if got := b.Commits(); len(got) != 1 || got[0].Offset != 7 {
+			t.Errorf("commits %v, want one of offset 7", got)
+		}
+	})
+}
+
+func TestFaultCut(t *testing.T) {
+	everywhere(t, oneTopic(), func(t *testing.T, b *broker) {
+		b.Inject(testkit.Fault{API: testkit.APIProduce, Cut: true, Nth: 2, Times: 2})
+		var failed []bool
+		for range 4 {
+			failed = append(failed, b.produce(t, "t", 0, "x") != nil)
+		}
+		if want := []bool{false, true, true, false}; !slices.Equal(failed, want) {
+			t.Errorf("failed %v, want %v", failed, want)
+		}
+		wantValues(t, b, "t", "0/0=x", "0/1=x")
+	})
+}
+
+func TestFaultHang(t *testing.T) {
+	everywhere(t, oneTopic(), func(t *testing.T, b *broker) {
+		remove := b.Inject(testkit.Fault{API: testkit.APIProduce, Hang: true})
+		b.client.Timeout = 200 * time.Millisecond
+		if err := b.produce(t, "t", 0, "late"); !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("error %v, want a timeout", err)
+		}
+		wantValues(t, b, "t")
+		if err := b.produce(t, "t", 0, "next"); err != nil {
+			t.Error(err)
+		}
+		remove()
+		until(t, "the late request is served", func() bool { return b.Ends("t")[0] == 2 })
+		wantValues(t, b, "t", "0/0=next", "0/1=late")
+	})
+}
+
+func TestFaultHangEndsAtStop(t *testing.T) {
+	everywhere(t, oneTopic(), func(t *testing.T, b *broker) {
+		remove := b.Inject(testkit.Fault{API: testkit.APIProduce, Hang: true})
+		produced := make(chan error, 1)
+		go func() { produced <- b.produce(t, "t", 0, "forgotten") }()
+		until(t, "the request hangs", func() bool { return b.Requests(testkit.APIProduce) == 1 })
+		b.Stop()
+		if err := <-produced; err == nil {
+			t.Error("a request that hung at Stop was answered")
+		}
+		remove()
+		if err := b.Start(); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the client is back", func() bool { return b.produce(t, "t", 0, "x") == nil })
+		wantValues(t, b, "t", "0/0=x")
+	})
+}
+
+func TestFaultByGroup(t *testing.T) {
+	everywhere(t, oneTopic(), func(t *testing.T, b *broker) {
+		for name, f := range map[string]testkit.Fault{
+			"code": {API: testkit.APIOffsetCommit, Group: "bad", Code: int16(kafka.GroupCoordinatorNotAvailable), Times: -1},
+			"cut":  {API: testkit.APIOffsetCommit, Group: "bad", Topic: "t", Partitions: []int{0}, Cut: true, Times: -1},
+		} {
+			remove := b.Inject(f)
+			if err := b.commit(t, "good", "t", 0, 1, ""); err != nil {
+				t.Errorf("%s: another group: %v", name, err)
+			}
+			if err := b.commit(t, "bad", "t", 0, 1, ""); err == nil {
+				t.Errorf("%s: the group committed", name)
+			}
+			remove()
+		}
+		if got := b.Committed("bad", "t"); len(got) != 0 {
+			t.Errorf("committed %v, want nothing", got)
+		}
+	})
+}
+
+// The test's own reads and writes meet no fault.
+func TestFaultSparesTheTest(t *testing.T) {
+	everywhere(t, testkit.KafkaConfig{Topics: map[string]int{"t": 1}}, func(t *testing.T, b *broker) {
+		b.Inject(testkit.Fault{Code: int16(kafka.RequestTimedOut), Times: -1})
+		b.Inject(testkit.Fault{Cut: true, Times: -1})
+		b.Stop()
+		if err := b.Produce(t.Context(), message("t", 0, "x")); err != nil {
+			t.Error(err)
+		}
+		if err := b.AddPartitions("t", 1); err != nil {
+			t.Error(err)
+		}
+		wantValues(t, b, "t", "0/0=x")
+	})
+}
+
+func TestFaultTheOldestStrikes(t *testing.T) {
+	everywhere(t, oneTopic(), func(t *testing.T, b *broker) {
+		b.Inject(testkit.Fault{API: testkit.APIProduce, Cut: true})
+		b.Inject(testkit.Fault{API: testkit.APIProduce, LoseAck: true, Nth: 2})
+		for i, want := range []int64{0, 1, 2} { // Cut, then served without an answer, then served.
+			if err := b.produce(t, "t", 0, "x"); (err == nil) != (i == 2) {
+				t.Errorf("request %d: error %v", i, err)
+			}
+			if got := b.Ends("t")[0]; got != want {
+				t.Errorf("after request %d the log ends at %d, want %d", i, got, want)
+			}
+		}
+	})
+}
+
+func TestRequests(t *testing.T) {
+	everywhere(t, oneTopic(), func(t *testing.T, b *broker) {
+		b.Inject(testkit.Fault{API: testkit.APIProduce, Cut: true})
+		for range 3 {
+			_ = b.produce(t, "t", 0, "x") // The first one is cut, and counts.
+		}
+		if got := b.Requests(testkit.APIProduce); got != 3 {
+			t.Errorf("%d Produce requests, want 3", got)
+		}
+		if got := b.Requests(testkit.APIHeartbeat); got != 0 {
+			t.Errorf("%d Heartbeat requests, want none", got)
+		}
+		if got := b.Requests("Nonsense"); got != 0 {
+			t.Errorf("%d Nonsense requests, want none", got)
+		}
+		if got := b.Requests(""); got <= 3 {
+			t.Errorf("%d requests, want more than the 3 Produce", got)
+		}
+	})
+}
+
+func TestFaultValidate(t *testing.T) {
+	for want, f := range map[string]testkit.Fault{
+		`Fault.API must be the name of a Kafka request, got "Prduce"`:       {API: "Prduce", Cut: true},
+		`Fault.Partitions must come with a Topic, got [1]`:                  {Partitions: []int{1}, Cut: true},
+		`Fault.Nth must not be negative, got -1`:                            {Nth: -1, Cut: true},
+		`Fault.Times must be -1 or more, got -2`:                            {Times: -2, Cut: true},
+		`must be set one at a time, got 0 of them`:                          {},
+		`must be set one at a time, got 2 of them`:                          {Cut: true, Code: 7},
+		`Fault.Code must be an error code of the Kafka protocol, got 30000`: {Code: 30000},
+		`Fault.API must be the name of a Kafka request, got "Unknown"`:      {API: "Unknown", Cut: true},
+	} {
+		if err := f.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: error %v, want %q", f, err, want)
+		}
+	}
+	for _, f := range []testkit.Fault{{Cut: true}, {Code: -1}, {API: testkit.APIEndTxn, Hang: true, Times: -1}} {
+		if err := f.Validate(); err != nil {
+			t.Errorf("%+v: %v", f, err)
+		}
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("Inject took a fault that is none")
+		}
+	}()
+	testkit.Kafka(t, testkit.KafkaConfig{}).Inject(testkit.Fault{})
+}
