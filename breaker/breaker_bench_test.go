@@ -8,17 +8,6 @@ import (
 	"github.com/holdfast-io/holdfast/breaker"
 )
 
-func succeed(context.Context) error { return nil }
-
-func mustNew(tb testing.TB, cfg breaker.Config) *breaker.Breaker {
-	tb.Helper()
-	b, err := breaker.New(cfg)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return b
-}
-
 func BenchmarkExecute(b *testing.B) {
 	for _, bb := range []struct {
 		name string
@@ -50,7 +39,7 @@ func BenchmarkExecute(b *testing.B) {
 
 func BenchmarkExecuteOpen(b *testing.B) {
 	br := mustNew(b, breaker.Config{MaxFailures: 1, Timeout: time.Hour})
-	_ = br.Execute(b.Context(), func(context.Context) error { return context.DeadlineExceeded })
+	_ = br.Execute(b.Context(), fail)
 	b.ReportAllocs()
 	for b.Loop() {
 		_ = br.Execute(b.Context(), succeed)

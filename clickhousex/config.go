@@ -14,8 +14,8 @@ type Config struct {
 	// Breaker is asked before every call. Nil means a breaker of the Conn's own, from BreakerConfig("clickhouse").
 	Breaker *breaker.Breaker
 
-	// Retry is the policy of Inserters on this connection that have none of their own. Attempts, Delay and Retryable are
-	// those of RetryPolicy where they are zero. The Conn's plain methods never retry.
+	// Retry is the policy of Inserters on this connection. What it leaves at zero is as in RetryPolicy. The
+	// Conn's plain methods never retry.
 	Retry retry.Policy
 
 	// Logger is told what an operator should know. Nil means slog.Default().
@@ -24,7 +24,7 @@ type Config struct {
 
 // Validate reports every fault at once. Zero values are no faults.
 func (c Config) Validate() error {
-	return withRetryDefaults(c.Retry).Validate()
+	return retryOr(c.Retry, RetryPolicy()).Validate()
 }
 
 // BreakerConfig is the default breaker's configuration under a name of one's own: breaker.DefaultConfig, with outcomes
@@ -40,12 +40,19 @@ func RetryPolicy() retry.Policy {
 	return retry.Policy{Attempts: 4, Delay: 150 * time.Millisecond, Retryable: Retryable}
 }
 
-func withRetryDefaults(p retry.Policy) retry.Policy {
-	standard := RetryPolicy()
-	p.Attempts = cmp.Or(p.Attempts, standard.Attempts)
-	p.Delay = cmp.Or(p.Delay, standard.Delay)
+// retryOr fills what p leaves at zero from other.
+func retryOr(p, other retry.Policy) retry.Policy {
+	p.Attempts = cmp.Or(p.Attempts, other.Attempts)
+	p.Delay = cmp.Or(p.Delay, other.Delay)
+	p.MaxDelay = cmp.Or(p.MaxDelay, other.MaxDelay)
+	p.Multiplier = cmp.Or(p.Multiplier, other.Multiplier)
+	p.Jitter = cmp.Or(p.Jitter, other.Jitter)
+	p.MaxElapsed = cmp.Or(p.MaxElapsed, other.MaxElapsed)
 	if p.Retryable == nil {
-		p.Retryable = standard.Retryable
+		p.Retryable = other.Retryable
+	}
+	if p.OnAttempt == nil {
+		p.OnAttempt = other.OnAttempt
 	}
 	return p
 }

@@ -46,7 +46,7 @@ func Wrap(conn driver.Conn, cfg Config) (*Conn, error) {
 		cfg.Breaker = b
 	}
 	return &Conn{
-		conn: conn, breaker: cfg.Breaker, retry: withRetryDefaults(cfg.Retry), logger: cmp.Or(cfg.Logger, slog.Default()),
+		conn: conn, breaker: cfg.Breaker, retry: retryOr(cfg.Retry, RetryPolicy()), logger: cmp.Or(cfg.Logger, slog.Default()),
 	}, nil
 }
 

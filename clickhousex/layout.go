@@ -17,17 +17,21 @@ type layout struct {
 	table  string
 	fields []field
 	types  []colType
-	sc     *column.ServerContext
+	server *column.ServerContext
 	free   sync.Pool // Of *rows, for their slices.
+
+	takesToken    bool // The server knows insert_deduplication_token.
+	waitsForAsync bool // The server knows wait_for_async_insert.
 }
 
-// newLayout takes the columns of a batch that was prepared with the fields' column list.
-func newLayout(table string, fields []field, columns []column.Interface, sc *column.ServerContext) *layout {
-	l := &layout{table: table, fields: fields, sc: sc}
-	for _, c := range columns {
-		l.types = append(l.types, parseType(string(c.Type())))
+func newLayout(table string, fields []field, server *chdriver.ServerVersion) *layout {
+	return &layout{
+		table:         table,
+		fields:        fields,
+		server:        serverContext(server),
+		takesToken:    server.Revision >= stringSettingsRevision,
+		waitsForAsync: knowsAsyncInserts(server),
 	}
-	return l
 }
 
 // fits says whether the table still looks the same.
@@ -68,7 +72,7 @@ func (l *layout) take() (*rows, error) {
 	}
 	r := &rows{layout: l}
 	for i, f := range l.fields {
-		c, err := newCells(f, l.types[i], l.sc)
+		c, err := newCells(f, l.types[i], l.server)
 		if err != nil {
 			return nil, l.columnError(i, err)
 		}

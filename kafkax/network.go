@@ -60,28 +60,13 @@ func (n *network) dialer() *kafka.Dialer {
 	}
 }
 
-// dialError says that no connection came about, so nothing was sent either.
-type dialError struct {
-	addr string
-	err  error
-}
-
-func (e *dialError) Error() string {
-	if op, ok := errors.AsType[*net.OpError](e.err); ok && op.Addr != nil {
-		return e.err.Error() // It names the address.
-	}
-	return fmt.Sprintf("dial %s: %v", e.addr, e.err)
-}
-
-func (e *dialError) Unwrap() error { return e.err }
-
 // dial opens a connection, with TLS if the cluster has it, within the cluster's DialTimeout. It serves kafka-go's
 // Transport and Dialer alike.
 func (n *network) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	n.mu.Lock()
 	if n.conns == nil {
 		n.mu.Unlock()
-		return nil, &dialError{addr, net.ErrClosed}
+		return nil, dialError(addr, net.ErrClosed)
 	}
 	n.open.Add(1)
 	n.mu.Unlock()
@@ -89,7 +74,7 @@ func (n *network) dial(ctx context.Context, network, addr string) (net.Conn, err
 	conn, err := n.connect(ctx, network, addr)
 	if err != nil {
 		n.open.Done()
-		return nil, &dialError{addr, err}
+		return nil, dialError(addr, err)
 	}
 	c := &netConn{Conn: conn, network: n}
 	n.mu.Lock()
@@ -100,7 +85,7 @@ func (n *network) dial(ctx context.Context, network, addr string) (net.Conn, err
 	n.mu.Unlock()
 	if late {
 		_ = c.Close()
-		return nil, &dialError{addr, net.ErrClosed}
+		return nil, dialError(addr, net.ErrClosed)
 	}
 	return c, nil
 }
@@ -160,4 +145,12 @@ func (c *netConn) Close() error {
 		c.network.open.Done()
 	})
 	return err
+}
+
+// dialError says that there was no connection to addr, so nothing was sent either.
+func dialError(addr string, err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); !ok || op.Addr == nil { // Such a one names the address.
+		err = fmt.Errorf("dial %s: %w", addr, err)
+	}
+	return &unsentError{err}
 }

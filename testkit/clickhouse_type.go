@@ -688,7 +688,9 @@ func (l chLiteral) typed() (chType, any, error) {
 	name := "String"
 	if l.kind == chNumberLiteral {
 		name = "Float64"
-		if u, err := strconv.ParseUint(l.text, 10, 64); err == nil {
+		if l.text == "true" || l.text == "false" {
+			name = "Bool"
+		} else if u, err := strconv.ParseUint(l.text, 10, 64); err == nil {
 			name = "UInt" + strconv.Itoa(widthFor(func(bits int) bool { return u>>bits == 0 }))
 		} else if i, err := strconv.ParseInt(l.text, 10, 64); err == nil {
 			name = "Int" + strconv.Itoa(widthFor(func(bits int) bool { return i>>(bits-1) == -1 }))

@@ -39,12 +39,14 @@ func (n *Network) Listen(network, addr string) (net.Listener, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if port == "0" {
-		n.lastPort = max(n.lastPort+1, firstPort)
-		port = strconv.Itoa(n.lastPort)
-	}
 	at := memoryAddr{network: network, address: net.JoinHostPort(host, port)}
-	if _, taken := n.listeners[at.address]; taken {
+	if port == "0" {
+		at.address = n.nextPort(host)
+		for n.listeners[at.address] != nil {
+			at.address = n.nextPort(host)
+		}
+	}
+	if n.listeners[at.address] != nil {
 		return nil, &net.OpError{Op: "listen", Net: network, Addr: at, Err: os.NewSyscallError("bind", syscall.EADDRINUSE)}
 	}
 	l := &memoryListener{network: n, addr: at, backlog: make(chan *memoryConn), closed: make(chan struct{})}
@@ -53,6 +55,12 @@ func (n *Network) Listen(network, addr string) (net.Listener, error) {
 	}
 	n.listeners[at.address] = l
 	return l, nil
+}
+
+// nextPort returns an address of host that Listen has not picked before.
+func (n *Network) nextPort(host string) string {
+	n.lastPort = max(n.lastPort+1, firstPort)
+	return net.JoinHostPort(host, strconv.Itoa(n.lastPort))
 }
 
 // Dial connects to the listener at addr and waits until it accepts. An address that nobody listens on is refused at once
