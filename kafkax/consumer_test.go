@@ -2,7 +2,6 @@ package kafkax_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -218,22 +217,3 @@ func TestRebalanceLosesNothing(t *testing.T) {
 		checkCommits(t, server)
 	})
 }
-
-func TestUnreachableBroker(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		cluster := kafkax.Cluster{Brokers: []string{"one.example:9092", "two.example:9093"}, Dial: new(testkit.Network).Dial}
-		began := time.Now()
-		r := start(t, cluster, kafkax.ConsumerConfig{}, nil2)
-		err := <-r.done
-		if took := time.Since(began); took > 10*time.Second {
-			t.Errorf("took %v", took)
-		}
-		var unreachable *kafkax.UnreachableError
-		if !errors.As(err, &unreachable) || len(unreachable.Brokers) != 2 {
-			t.Fatalf("got %v", err)
-		}
-		t.Log(err)
-	})
-}
-
-func nil2(context.Context, holdfast.Claim) error { return nil }

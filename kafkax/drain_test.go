@@ -84,12 +84,15 @@ func TestDrainTimeout(t *testing.T) {
 // TestFetchAfterRevoke has messages waiting when the claim is revoked: they must not be handed out.
 func TestFetchAfterRevoke(t *testing.T) {
 	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
-		fill(t, server, "orders", 1, 100)
+		for range 10 { // Each is a batch.
+			fill(t, server, "orders", 1, 10)
+		}
 		fetched := make(chan struct{})
 		r := start(t, cluster, kafkax.ConsumerConfig{FetchBytes: 256}, func(ctx context.Context, c holdfast.Claim) error {
 			if _, err := c.Fetch(ctx); err != nil {
 				t.Error(err)
 			}
+			time.Sleep(time.Second) // The next answer is there.
 			close(fetched)
 			<-c.Revoked()
 			if messages, err := c.Fetch(ctx); !errors.Is(err, holdfast.ErrRevoked) || messages != nil {

@@ -27,7 +27,7 @@ type Producer struct {
 
 	mu        sync.Mutex
 	closed    bool
-	refreshed time.Time
+	refreshed time.Time // When the layout was last thrown away.
 	calls     sync.WaitGroup
 }
 
@@ -241,8 +241,21 @@ func (p *Producer) partitions(ctx context.Context, topic string) (int, error) {
 		if err != nil {
 			err, _ = judge(err)
 		}
+		if errors.Is(err, kafka.UnknownTopicOrPartition) {
+			err = holdfast.Hold(err) // Fresh from a broker.
+		}
 		return n, err
 	})
+}
+
+// exists asks a broker whether there is such a partition.
+func (p *Producer) exists(ctx context.Context, at place) (bool, error) {
+	p.refresh()
+	n, err := p.lookUp(ctx, at.topic)
+	if errors.Is(err, kafka.UnknownTopicOrPartition) {
+		return false, nil
+	}
+	return at.partition < n, err
 }
 
 func (p *Producer) lookUp(ctx context.Context, topic string) (int, error) {

@@ -59,11 +59,13 @@ func (w *writer) batch(ctx context.Context, indexes []int) error {
 		if err == nil {
 			return nil
 		}
-		if isStale(err) {
-			w.producer.refresh()
-		}
 		verdict, written := judge(err)
 		ambiguous = ambiguous || written
+		if isStale(err) {
+			if there, err := w.producer.exists(ctx, w.at); !there && err == nil {
+				return holdfast.Hold(verdict)
+			}
+		}
 		return verdict
 	})
 	switch {

@@ -140,7 +140,7 @@ func (l *lane[T]) settle(ctx context.Context, b *batch[T]) {
 		b.ambiguous = b.ambiguous || holdfast.IsAmbiguous(err)
 		switch {
 		case errors.Is(err, breaker.ErrCircuitOpen) && b.ambiguous && l.circuit != nil:
-			l.engine.troubles.set(l.place, "circuit open, and a batch may be stored already", err)
+			l.engine.troubles.set(l.heldPlace(), "held while the circuit is open, as it may be stored already", err)
 			l.hold(ctx, b)
 			return
 		case errors.Is(err, breaker.ErrCircuitOpen):
@@ -181,6 +181,7 @@ func (l *lane[T]) call(ctx context.Context, b *batch[T]) (err error) {
 func (l *lane[T]) stored(b *batch[T]) {
 	l.engine.counts.batches.Add(1)
 	l.engine.troubles.clear(l.place)
+	l.engine.troubles.clear(l.heldPlace())
 	l.settled(b.items, b.marks)
 }
 
@@ -243,12 +244,11 @@ func (l *lane[T]) rejected(ctx context.Context, b *batch[T], err error) {
 		b.rejected = time.Now()
 	}
 	left := l.patience - time.Since(b.rejected)
+	l.engine.troubles.set(l.place, "circuit open", err)
 	if l.patience >= 0 && left <= 0 && l.isOpen(err) {
-		l.engine.troubles.set(l.place, "circuit open, dead-lettering", err)
 		l.buryRejected(ctx, b, err)
 		return
 	}
-	l.engine.troubles.set(l.place, "circuit open, waiting", err)
 	switch {
 	case l.circuit == nil:
 		l.pause(ctx, b, backoff(1, err))
@@ -302,6 +302,9 @@ func (l *lane[T]) bury(ctx context.Context, graves []grave) {
 		graves = releaseGraves(graves)
 	}
 }
+
+// heldPlace names the batch held aside, in health.
+func (l *lane[T]) heldPlace() string { return l.place + ", a batch" }
 
 // isOpen tells whether the circuit that rejected the batch is open, and not merely busy probing.
 func (l *lane[T]) isOpen(err error) bool {

@@ -63,9 +63,8 @@ func (p Policy) Validate() error {
 	if p.Delay < -1 {
 		errs = append(errs, fmt.Errorf("retry: Policy.Delay must be at least 0, or -1 for none, got %v", p.Delay))
 	}
-	if p.MaxDelay != 0 && p.MaxDelay < cmp.Or(p.Delay, defaultDelay) {
-		errs = append(errs, fmt.Errorf("retry: Policy.MaxDelay must be at least Delay (%v), got %v",
-			cmp.Or(p.Delay, defaultDelay), p.MaxDelay))
+	if least := max(cmp.Or(p.Delay, defaultDelay), 0); p.MaxDelay != 0 && p.MaxDelay < least {
+		errs = append(errs, fmt.Errorf("retry: Policy.MaxDelay must be at least Delay (%v), got %v", least, p.MaxDelay))
 	}
 	if p.Multiplier != 0 && !(p.Multiplier >= 1) { // Not <, so that NaN is a fault too.
 		errs = append(errs, fmt.Errorf("retry: Policy.Multiplier must be at least 1, or 0 for 2, got %v", p.Multiplier))
@@ -88,13 +87,17 @@ func (p Policy) Backoff(n int) time.Duration {
 	}
 	limit := cmp.Or(p.MaxDelay, max(defaultMaxDelay, delay))
 	multiplier := cmp.Or(p.Multiplier, defaultMultiplier)
-	d := float64(delay)
-	for i := 1; i < n && d < float64(limit) && multiplier > 1; i++ {
-		d *= multiplier
+	grown := float64(delay) // A float, because the product may be too large for a Duration.
+	for i := 1; i < n && grown < float64(limit) && multiplier > 1; i++ {
+		grown *= multiplier
 	}
-	d = min(d, float64(limit)) // Still a float: a product may be too large for a Duration.
+	if grown >= float64(limit) {
+		delay = limit
+	} else {
+		delay = time.Duration(grown)
+	}
 	jitter := max(cmp.Or(p.Jitter, 1), 0)
-	return time.Duration(d - rand.Float64()*jitter*d)
+	return max(delay-time.Duration(rand.Float64()*jitter*float64(delay)), 0)
 }
 
 func (p Policy) attempts() int { return max(cmp.Or(p.Attempts, defaultAttempts), 1) }

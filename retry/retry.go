@@ -29,7 +29,8 @@ func DoValue[T any](ctx context.Context, p Policy, fn func(context.Context) (T, 
 }
 
 // DoThrough is Do where b, which may be nil, is asked before each attempt and told how it ended. A rejection ends the
-// retries: it is no attempt. When it meets the first one, the rejection is returned as it is.
+// retries, and so does an attempt that leaves the circuit open. A rejection is no attempt: when it meets the first one,
+// it is returned as it is.
 func DoThrough(ctx context.Context, b *breaker.Breaker, p Policy, fn func(context.Context) error) error {
 	if fn == nil {
 		return errNoCall
@@ -52,15 +53,15 @@ func DoValueThrough[T any](
 	if err := ctx.Err(); err != nil {
 		return zero, err
 	}
-	r := run{policy: p, began: time.Now()}
-	v, err := attempt(ctx, &r, b, fn)
+	r := run{policy: p, breaker: b, began: time.Now()}
+	v, err := attempt(ctx, &r, fn)
 	if err == nil {
 		return v, nil
 	}
 	if r.over {
 		return zero, r.failure()
 	}
-	return again(ctx, r, b, fn)
+	return again(ctx, r, fn)
 }
 
 // DoThroughWithFallback is DoThrough, and calls fallback with the error when that fails, rejected or not. It does not
@@ -96,18 +97,19 @@ func DoValueThroughWithFallback[T any](
 
 // run is one call of Do.
 type run struct {
-	policy Policy
-	began  time.Time
-	made   int   // Attempts.
-	last   error // Of the last attempt.
-	stop   error
-	pause  time.Duration
-	over   bool
+	policy  Policy
+	breaker *breaker.Breaker // Or nil.
+	began   time.Time
+	made    int   // Attempts.
+	last    error // Of the last attempt.
+	stop    error // What kept the next one from being made, if anything did.
+	pause   time.Duration
+	over    bool
 }
 
 // again makes the second and further attempts with retry-go. The first one is made outside of it, so that a success,
 // which is the common case, does not pay for its set-up. Here r may escape.
-func again[T any](ctx context.Context, r run, b *breaker.Breaker, fn func(context.Context) (T, error)) (T, error) {
+func again[T any](ctx context.Context, r run, fn func(context.Context) (T, error)) (T, error) {
 	first := true
 	v, err := avast.DoWithData(
 		func() (v T, err error) {
@@ -115,7 +117,7 @@ func again[T any](ctx context.Context, r run, b *breaker.Breaker, fn func(contex
 				first = false
 				return v, r.last
 			}
-			return attempt(ctx, &r, b, fn)
+			return attempt(ctx, &r, fn)
 		},
 		avast.UntilSucceeded(), // Its own limit would collect every attempt's error; attempt says when it is over.
 		avast.Context(ctx),
@@ -133,14 +135,14 @@ func again[T any](ctx context.Context, r run, b *breaker.Breaker, fn func(contex
 }
 
 // attempt makes one and decides what follows.
-func attempt[T any](ctx context.Context, r *run, b *breaker.Breaker, fn func(context.Context) (T, error)) (T, error) {
+func attempt[T any](ctx context.Context, r *run, fn func(context.Context) (T, error)) (T, error) {
 	var zero T
 	if err := ctx.Err(); err != nil {
 		r.end(Canceled, err)
 		return zero, err
 	}
 	called := false
-	v, err := breaker.ExecuteValue(ctx, b, func(ctx context.Context) (T, error) {
+	v, err := breaker.ExecuteValue(ctx, r.breaker, func(ctx context.Context) (T, error) {
 		called = true
 		return fn(ctx)
 	})
@@ -169,6 +171,8 @@ func (r *run) decide(ctx context.Context, err error) {
 		r.over, r.stop = true, ctx.Err()
 	case r.made >= r.policy.attempts() || !r.policy.worthwhile(err):
 		r.over = true
+	case r.breaker.IsOpen():
+		r.over, r.stop = true, r.rejection()
 	default:
 		r.pause = r.policy.Backoff(r.made)
 		if asked, ok := holdfast.RetryDelay(err); ok {
@@ -203,6 +207,12 @@ func (r *run) inTime(ctx context.Context) bool {
 		return false
 	}
 	return r.policy.MaxElapsed == 0 || r.pause <= r.policy.MaxElapsed-time.Since(r.began)
+}
+
+// rejection is what the breaker would say to the next attempt, had it been asked.
+func (r *run) rejection() error {
+	s := r.breaker.Stats()
+	return &breaker.OpenError{Name: s.Name, State: breaker.Open, RetryAfter: s.TimeUntilHalfOpen}
 }
 
 // end notes that the next attempt was not made.

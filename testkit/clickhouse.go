@@ -103,8 +103,8 @@ type ClickHouseServer struct {
 	tables  map[string]*chTable // By "database.table".
 	inserts []*Insert
 	armed   []*chArmed
-	dialed  []*chArmed // The faults of connections that Dial has asked for, nil for none, in order.
-	running *chRun     // nil while stopped.
+	dialed  []*chDialed // The connections that Dial has announced, in order.
+	running *chRun      // nil while stopped.
 	closed  bool
 }
 
@@ -174,26 +174,35 @@ func (s *ClickHouseServer) Dial(ctx context.Context, addr string) (net.Conn, err
 	if hit != nil && hit.Reject {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 	}
+	announced := &chDialed{hit: hit}
 	s.mu.Lock()
-	s.dialed = append(s.dialed, hit)
+	s.dialed = append(s.dialed, announced)
 	s.mu.Unlock()
 	conn, err := dial(ctx, "tcp", addr)
 	if err != nil {
-		s.arrived()
+		s.mu.Lock()
+		s.dialed = slices.DeleteFunc(s.dialed, func(d *chDialed) bool { return d == announced })
+		s.mu.Unlock()
 	}
 	return conn, err
 }
 
-// arrived takes the fault of the next connection that Dial has announced.
-func (s *ClickHouseServer) arrived() (hit *chArmed, announced bool) {
+// chDialed is a connection on its way through Dial: its event is counted there, for a refusal to be seen as one, and
+// must not be counted a second time where it arrives.
+type chDialed struct{ hit *chArmed }
+
+// arrived counts the event of a connection that has come, unless Dial has, and gives the fault that strikes it.
+func (s *ClickHouseServer) arrived() *chArmed {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.dialed) == 0 {
-		return nil, false
+	var announced *chDialed
+	if len(s.dialed) > 0 {
+		announced, s.dialed = s.dialed[0], s.dialed[1:]
 	}
-	hit = s.dialed[0]
-	s.dialed = s.dialed[1:]
-	return hit, true
+	s.mu.Unlock()
+	if announced != nil {
+		return announced.hit
+	}
+	return s.strike(ClickHouseConnect, "")
 }
 
 // Stop takes the server away: all connections are cut and new ones refused, its tables and faults stay. It returns when

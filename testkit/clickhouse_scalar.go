@@ -246,48 +246,6 @@ func chUnsigned[T uint8 | uint16 | uint32 | uint64](name string, size int) *chSc
 	}
 }
 
-// chWide is a number of 16 or 32 bytes, kept as *big.Int.
-func chWide(name string, size int) *chScalar {
-	signed := strings.HasPrefix(name, "I")
-	return &chScalar{
-		typeName: name, size: size, none: new(big.Int),
-		get: func(b []byte) any { return bigFromLittleEndian(b, signed) },
-		put: func(b []byte, v any) { putBigLittleEndian(b, v.(*big.Int)) },
-		text: func(s string, _ *time.Location) (any, error) {
-			n, ok := new(big.Int).SetString(s, 10)
-			if !ok || !fitsBytes(n, size, signed) {
-				return nil, fmt.Errorf("%q is no %s", s, name)
-			}
-			return n, nil
-		},
-	}
-}
-
-func bigFromLittleEndian(b []byte, signed bool) *big.Int {
-	bigEndian := slices.Clone(b)
-	slices.Reverse(bigEndian)
-	n := new(big.Int).SetBytes(bigEndian)
-	if signed && bigEndian[0] >= 0x80 {
-		n.Sub(n, new(big.Int).Lsh(big.NewInt(1), uint(len(b)*8)))
-	}
-	return n
-}
-
-func fitsBytes(n *big.Int, size int, signed bool) bool {
-	if signed {
-		return n.BitLen() < size*8
-	}
-	return n.Sign() >= 0 && n.BitLen() <= size*8
-}
-
-func putBigLittleEndian(b []byte, n *big.Int) {
-	if n.Sign() < 0 {
-		n = new(big.Int).Add(n, new(big.Int).Lsh(big.NewInt(1), uint(len(b)*8)))
-	}
-	n.FillBytes(b)
-	slices.Reverse(b)
-}
-
 // chUUID is kept as text. On the wire it is two numbers, each with its lowest byte first.
 func chUUID() *chScalar {
 	swap := func(b []byte) []byte {
@@ -338,114 +296,6 @@ func chFixedString(name string, size int) *chScalar {
 			return s + strings.Repeat("\x00", size-len(s)), nil
 		},
 	}
-}
-
-// chDate counts days since 1970.
-func chDate(name string, size int) *chScalar {
-	day := func(n int64) time.Time { return time.Unix(n*86_400, 0).UTC() }
-	return &chScalar{
-		typeName: name, size: size, none: day(0),
-		get: func(b []byte) any {
-			if size == 2 {
-				return day(int64(littleEndian(b)))
-			}
-			return day(int64(int32(littleEndian(b))))
-		},
-		put:  func(b []byte, v any) { putLittleEndian(b, uint64(v.(time.Time).Unix()/86_400)) },
-		text: func(s string, _ *time.Location) (any, error) { return time.Parse(time.DateOnly, s) },
-	}
-}
-
-func chZonedTime(name, quoted string, size, precision int) (chType, error) {
-	zone, err := unquoteSQL(quoted)
-	if err != nil {
-		return nil, chErrorf(chUnknownType, "Unknown data type: %s", name)
-	}
-	location, err := time.LoadLocation(zone)
-	if err != nil {
-		return nil, chErrorf(chBadArguments, "Cannot load time zone %s", zone)
-	}
-	return chTime(name, size, precision, location), nil
-}
-
-// chTime counts ticks of 10^-precision seconds since 1970.
-func chTime(name string, size, precision int, zone *time.Location) *chScalar {
-	perSecond := int64(math.Pow10(precision))
-	nanos := int64(time.Second) / perSecond
-	return &chScalar{
-		typeName: name, size: size, none: time.Unix(0, 0).In(zone),
-		get: func(b []byte) any {
-			ticks := int64(littleEndian(b))
-			return time.Unix(ticks/perSecond, ticks%perSecond*nanos).In(zone)
-		},
-		put: func(b []byte, v any) {
-			at := v.(time.Time)
-			putLittleEndian(b, uint64(at.Unix()*perSecond+int64(at.Nanosecond())/nanos))
-		},
-		text: func(s string, in *time.Location) (any, error) {
-			if seconds, err := strconv.ParseInt(s, 10, 64); err == nil {
-				return time.Unix(seconds, 0).In(zone), nil
-			}
-			if in == nil {
-				in = zone
-			}
-			layout := time.DateTime
-			if len(s) == len(time.DateOnly) {
-				layout = time.DateOnly
-			}
-			at, err := time.ParseInLocation(layout, s, in) // Takes a fraction after the seconds as well.
-			return at.Truncate(time.Duration(nanos)).In(zone), err
-		},
-	}
-}
-
-// chDecimal is kept as text with all its decimals, such as "12.50".
-func chDecimal(precision, scale int) (chType, error) {
-	if precision < 1 || precision > 76 || scale < 0 || scale > precision {
-		return nil, chErrorf(chBadArguments, "Wrong precision %d or scale %d of a Decimal", precision, scale)
-	}
-	size := 32
-	switch {
-	case precision <= 9:
-		size = 4
-	case precision <= 18:
-		size = 8
-	case precision <= 38:
-		size = 16
-	}
-	unit := new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(scale)), nil)
-	format := func(n *big.Int) string { return new(big.Rat).SetFrac(n, unit).FloatString(scale) }
-	parse := func(s string) (*big.Int, error) {
-		r, ok := new(big.Rat).SetString(s)
-		if !ok {
-			return nil, fmt.Errorf("%q is no number", s)
-		}
-		r.Mul(r, new(big.Rat).SetInt(unit))
-		return new(big.Int).Quo(r.Num(), r.Denom()), nil // Further decimals are cut off, as the server does.
-	}
-	amount := func(v any) *big.Int {
-		n, err := parse(v.(string))
-		if err != nil {
-			n = new(big.Int) // Never: the text was made by format.
-		}
-		return n
-	}
-	return &chScalar{
-		typeName: fmt.Sprintf("Decimal(%d, %d)", precision, scale), size: size, none: format(new(big.Int)),
-		get: func(b []byte) any { return format(bigFromLittleEndian(b, true)) },
-		put: func(b []byte, v any) { putBigLittleEndian(b, amount(v)) },
-		text: func(s string, _ *time.Location) (any, error) {
-			n, err := parse(s)
-			if err != nil {
-				return nil, err
-			}
-			if !fitsBytes(n, size, true) {
-				return nil, fmt.Errorf("%q is too large", s)
-			}
-			return format(n), nil
-		},
-		order: func(a, b any) int { return amount(a).Cmp(amount(b)) },
-	}, nil
 }
 
 // chEnum is kept as the value's name, or as the number where it has none: what stands under a NULL is often zero.
@@ -509,4 +359,40 @@ func chEnum(base string, args []string) (chType, error) {
 		},
 		order: func(a, b any) int { return cmp.Compare(number(a), number(b)) },
 	}, nil
+}
+
+// compareScalars orders two values of the same Go type.
+func compareScalars(a, b any) int {
+	switch x := a.(type) {
+	case int8:
+		return cmp.Compare(x, b.(int8))
+	case int16:
+		return cmp.Compare(x, b.(int16))
+	case int32:
+		return cmp.Compare(x, b.(int32))
+	case int64:
+		return cmp.Compare(x, b.(int64))
+	case uint8:
+		return cmp.Compare(x, b.(uint8))
+	case uint16:
+		return cmp.Compare(x, b.(uint16))
+	case uint32:
+		return cmp.Compare(x, b.(uint32))
+	case uint64:
+		return cmp.Compare(x, b.(uint64))
+	case float32:
+		return cmp.Compare(x, b.(float32))
+	case float64:
+		return cmp.Compare(x, b.(float64))
+	case bool:
+		return cmp.Compare(strconv.FormatBool(x), strconv.FormatBool(b.(bool)))
+	case time.Time:
+		return x.Compare(b.(time.Time))
+	case *big.Int:
+		return x.Cmp(b.(*big.Int))
+	case netip.Addr:
+		return x.Compare(b.(netip.Addr))
+	default:
+		return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b))
+	}
 }

@@ -30,12 +30,11 @@ func newChSession(s *ClickHouseServer, run *chRun, conn net.Conn) *chSession {
 // serve answers the client until one of the two goes away. What a client sends that is no protocol ends its connection,
 // as it does on a real server.
 func (c *chSession) serve() {
-	hit, announced := c.server.arrived()
-	if !announced {
-		hit = c.server.strike(ClickHouseConnect, "")
-	}
+	hit := c.server.arrived()
 	if hit != nil && hit.Reject {
-		c.reset()
+		if tcp, ok := c.conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0) // The client sees a reset.
+		}
 		return
 	}
 	if err := c.handshake(hit); err != nil {
@@ -60,13 +59,6 @@ func (c *chSession) serve() {
 		if err != nil || c.flush() != nil {
 			return
 		}
-	}
-}
-
-// reset closes the connection in the way that is least like success.
-func (c *chSession) reset() {
-	if tcp, ok := c.conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
 	}
 }
 

@@ -370,3 +370,11 @@ const (
 func chErrorf(code int32, format string, args ...any) *chError {
 	return &chError{code: code, text: fmt.Sprintf(format, args...)}
 }
+
+// asChError is err as the client is told it.
+func asChError(err error) *chError {
+	if e, ok := errors.AsType[*chError](err); ok {
+		return e
+	}
+	return chErrorf(1001, "%v", err)
+}

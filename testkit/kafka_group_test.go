@@ -195,3 +195,18 @@ func TestCommitsNoteRefusals(t *testing.T) {
 		}
 	})
 }
+
+// What the coordinator did is noted even if nobody was there any more to hear of it.
+func TestCommitsNoteWhatNobodyHeard(t *testing.T) {
+	everywhere(t, oneTopic(), func(t *testing.T, b *broker) {
+		remove := b.Inject(testkit.Fault{API: testkit.APIOffsetCommit, Hang: true, Times: -1})
+		b.client.Timeout = 100 * time.Millisecond
+		for offset := range int64(20) {
+			if err := b.commit(t, "g", "t", 0, offset, ""); err == nil {
+				t.Error("a commit that hangs was answered")
+			}
+		}
+		remove()
+		until(t, "all commits are noted", func() bool { return len(b.Commits()) == 20 })
+	})
+}

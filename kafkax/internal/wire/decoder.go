@@ -87,7 +87,7 @@ func (d *decoder) decodeBatch(resp *Response, req Request, h *batch) error {
 			return nil
 		}
 	}
-	if h.control() || h.last < resp.NextOffset {
+	if h.control() || h.count == 0 || h.last < resp.NextOffset {
 		return nil
 	}
 	if err := d.inflate(h); err != nil {
@@ -130,11 +130,11 @@ func (d *decoder) spend(n int) error {
 
 // isAbortMarker reports whether the control batch h ends its producer's transaction by an abort.
 func (d *decoder) isAbortMarker(h *batch) (bool, error) {
-	if err := d.inflate(h); err != nil {
-		return false, err
-	}
 	if h.count == 0 {
 		return false, nil // an empty batch that compaction left
+	}
+	if err := d.inflate(h); err != nil {
+		return false, err
 	}
 	var r record
 	if _, ok := r.decode(h.records); !ok || len(r.key) < controlKeySize {

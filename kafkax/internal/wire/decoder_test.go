@@ -76,6 +76,7 @@ func TestNextOffset(t *testing.T) {
 		{"the record asked for is compacted away", 5, [][]byte{plainBatch(0, 9, 1, 8).encode(t)}, "[8]", 10},
 		{"all that was asked for is compacted away", 5, [][]byte{plainBatch(0, 9, 1).encode(t)}, "[]", 10},
 		{"an empty batch", 0, [][]byte{plainBatch(0, 9).encode(t)}, "[]", 10},
+		{"an empty batch that was compressed", 0, [][]byte{rawBatch{last: 9, attributes: int16(compress.Snappy)}.wrap(nil)}, "[]", 10},
 		{"an empty batch between", 0, [][]byte{plainBatch(0, 0, 0).encode(t), plainBatch(1, 9).encode(t), plainBatch(10, 0, 10).encode(t)}, "[0 10]", 11},
 		{"a control batch", 0, [][]byte{marker(0, 7, true).encode(t)}, "[]", 1},
 		{"control batches between", 0, [][]byte{transactionalBatch(0, 7).encode(t), marker(1, 7, true).encode(t), marker(2, 8, false).encode(t), plainBatch(3, 0, 3).encode(t)}, "[0 3]", 4},

@@ -1,0 +1,97 @@
+package breaker_test
+
+import (
+	"bytes"
+	"log/slog"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-io/holdfast/breaker"
+)
+
+func TestEventsCarryTheCountsAsTheyStood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []breaker.Event
+		b := steady(t, func(c *breaker.Config) {
+			c.MaxFailures, c.Window = 2, time.Second
+			c.OnEvent = func(e breaker.Event) { got = append(got, e) }
+		})
+		began := time.Now()
+		run(t, b, 3, succeed)
+		run(t, b, 2, fail)
+		time.Sleep(time.Second)
+		run(t, b, 1, succeed)
+		closed, open, half := breaker.Closed, breaker.Open, breaker.HalfOpen
+		want := []breaker.Event{
+			{Name: "steady", At: began, From: closed, To: open, Cause: breaker.CauseConsecutiveFailures, OpenFor: time.Second, Counts: breaker.Counts{
+				Calls: 5, Successes: 3, Failures: 2, ConsecutiveFailures: 2, WindowCalls: 5, WindowFailures: 2,
+			}},
+			{Name: "steady", At: began.Add(time.Second), From: open, To: half, Cause: breaker.CauseTimeout},
+			{Name: "steady", At: began.Add(time.Second), From: half, To: closed, Cause: breaker.CauseRecovered, Counts: breaker.Counts{
+				Calls: 1, Successes: 1,
+			}},
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("\n got %+v\nwant %+v", got, want)
+		}
+	})
+}
+
+func TestListenerThatPanicsIsLogged(t *testing.T) {
+	var log bytes.Buffer
+	told := 0
+	b := steady(t, func(c *breaker.Config) {
+		c.OnStateChange = func(string, breaker.State, breaker.State) { panic("listener") }
+		c.OnEvent = func(breaker.Event) { told++ }
+		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	run(t, b, 1, fail)
+	b.Reset()
+	if told != 2 {
+		t.Errorf("the other listener was told %d times, want 2", told)
+	}
+	if got := log.String(); strings.Count(got, "circuit breaker listener panicked") != 2 || !strings.Contains(got, "breaker=steady to=open panic=listener") {
+		t.Errorf("log:\n%s", got)
+	}
+}
+
+func TestListenerThatExitsSilencesNobody(t *testing.T) {
+	told := 0
+	b := steady(t, func(c *breaker.Config) {
+		c.OnEvent = func(breaker.Event) {
+			told++
+			if told == 1 {
+				runtime.Goexit() // As t.FailNow does.
+			}
+		}
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		run(t, b, 1, fail)
+	}()
+	<-done
+	wantState(t, b, breaker.Open)
+	b.Reset()
+	if told != 2 {
+		t.Errorf("told %d times, want 2", told)
+	}
+	checkConserved(t, b)
+}
+
+func TestNames(t *testing.T) {
+	if got := []string{breaker.Closed.String(), breaker.Open.String(), breaker.HalfOpen.String(), breaker.State(9).String()}; !slices.Equal(got, []string{"closed", "open", "half-open", "State(9)"}) {
+		t.Errorf("states: %q", got)
+	}
+	seen := map[string]bool{}
+	for c := breaker.CauseConsecutiveFailures; c <= breaker.CauseReset; c++ {
+		if s := c.String(); seen[s] || strings.HasPrefix(s, "Cause(") {
+			t.Errorf("cause %d is %q", int(c), s)
+		}
+		seen[c.String()] = true
+	}
+}

@@ -1,0 +1,274 @@
+package kafkax_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/kafkax"
+	"github.com/holdfast-io/holdfast/testkit"
+	"github.com/segmentio/kafka-go"
+)
+
+// withClaim runs test as the handler of the one partition of topic orders, which has 100 messages.
+func withClaim(t *testing.T, cfg kafkax.ConsumerConfig, test func(context.Context, *testkit.KafkaServer, holdfast.Claim)) kafkax.GroupStats {
+	t.Helper()
+	var stats kafkax.GroupStats
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}, Brokers: 3}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		fill(t, server, "orders", 1, 100)
+		done := make(chan struct{})
+		r := start(t, cluster, cfg, func(ctx context.Context, c holdfast.Claim) error {
+			test(ctx, server, c)
+			close(done)
+			<-c.Revoked()
+			return nil
+		})
+		<-done
+		r.stop(t)
+		checkCommits(t, server)
+		stats = r.consumer.Stats().Groups[0]
+	})
+	return stats
+}
+
+func committed(server *testkit.KafkaServer) int64 { return server.Committed("group", "orders")[0] }
+
+func TestCommitsCoalesce(t *testing.T) {
+	stats := withClaim(t, kafkax.ConsumerConfig{}, func(ctx context.Context, server *testkit.KafkaServer, c holdfast.Claim) {
+		for next := range int64(100) {
+			c.Commit(next + 1)
+			c.Commit(next / 2) // Never goes back.
+			time.Sleep(50 * time.Millisecond)
+		}
+		until(t, "last commit", func() bool { return committed(server) == 100 })
+		if n := server.Requests(testkit.APIOffsetCommit); n < 5 || n > 7 {
+			t.Errorf("%d commits in 5 s, want one a second", n)
+		}
+	})
+	if stats.LateCompletions != 0 || stats.CommitsFailed != 0 {
+		t.Errorf("stats: %+v", stats)
+	}
+}
+
+func TestLastCommitIsFlushed(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		joined := make(chan holdfast.Claim, 1)
+		r := start(t, cluster, kafkax.ConsumerConfig{CommitInterval: time.Hour}, func(_ context.Context, c holdfast.Claim) error {
+			c.Commit(3)
+			joined <- c
+			<-c.Revoked()
+			c.Commit(5)
+			return nil
+		})
+		c := <-joined
+		r.stop(t)
+		if got := committed(server); got != 5 {
+			t.Errorf("committed %d, want 5", got)
+		}
+		c.Commit(9)
+		if err := c.CommitSync(t.Context(), 9, ""); err == nil {
+			t.Error("CommitSync after the handler's return succeeded")
+		}
+		time.Sleep(time.Minute)
+		if got := committed(server); got != 5 {
+			t.Errorf("late commit moved the offset to %d", got)
+		}
+		if stats := r.consumer.Stats().Groups[0]; stats.LateCompletions != 2 {
+			t.Errorf("late completions: got %d, want 2", stats.LateCompletions)
+		}
+	})
+}
+
+// TestLostCommitAnswer loses the answer to a commit that was done. It must be read back, and not be sent again.
+func TestLostCommitAnswer(t *testing.T) {
+	stats := withClaim(t, kafkax.ConsumerConfig{}, func(ctx context.Context, server *testkit.KafkaServer, c holdfast.Claim) {
+		server.Inject(testkit.Fault{API: testkit.APIOffsetCommit, LoseAck: true})
+		asked := server.Requests(testkit.APIOffsetFetch)
+		c.Commit(10)
+		until(t, "read back", func() bool { return server.Requests(testkit.APIOffsetFetch) > asked })
+		time.Sleep(5 * time.Second)
+		if n := server.Requests(testkit.APIOffsetCommit); n != 1 {
+			t.Errorf("%d commits, want 1", n)
+		}
+		c.Commit(20)
+		until(t, "the next commit", func() bool { return committed(server) == 20 })
+	})
+	if stats.CommitsFailed != 1 || stats.CommitsFenced != 0 {
+		t.Errorf("stats: %+v", stats)
+	}
+}
+
+// TestUndoneCommit has the coordinator refuse, or vanish, for a while: the commit is tried again.
+func TestUndoneCommit(t *testing.T) {
+	for name, fault := range map[string]testkit.Fault{
+		"connection cut":   {Cut: true},
+		"not coordinator":  {Code: int16(kafka.NotCoordinatorForGroup)},
+		"loading":          {Code: int16(kafka.GroupLoadInProgress)},
+		"timed out":        {Code: int16(kafka.RequestTimedOut)},
+		"no such response": {Hang: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withClaim(t, kafkax.ConsumerConfig{}, func(ctx context.Context, server *testkit.KafkaServer, c holdfast.Claim) {
+				fault.API, fault.Times = testkit.APIOffsetCommit, 3
+				remove := server.Inject(fault)
+				defer remove()
+				c.Commit(10)
+				until(t, "commit", func() bool { return committed(server) == 10 })
+				if ctx.Err() != nil {
+					t.Errorf("context ended: %v", context.Cause(ctx))
+				}
+			})
+		})
+	}
+}
+
+func TestFencedByCommit(t *testing.T) {
+	for _, code := range []kafka.Error{kafka.IllegalGeneration, kafka.UnknownMemberId, kafka.RebalanceInProgress, kafka.FencedInstanceID} {
+		t.Run(code.Title(), func(t *testing.T) {
+			virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+				server.Inject(testkit.Fault{API: testkit.APIOffsetCommit, Code: int16(code)})
+				causes := make(chan error, 10)
+				r := start(t, cluster, kafkax.ConsumerConfig{}, func(ctx context.Context, c holdfast.Claim) error {
+					c.Commit(1)
+					<-ctx.Done()
+					c.Commit(2)
+					causes <- context.Cause(ctx)
+					return nil
+				})
+				cause := <-causes
+				if !errors.Is(cause, kafkax.ErrFenced) || !errors.Is(cause, code) {
+					t.Errorf("cause: got %v, want ErrFenced because of %v", cause, code)
+				}
+				until(t, "joined again", func() bool { return r.consumer.Stats().Groups[0].Generations == 2 })
+				r.cancel()
+				<-r.done
+				if n := r.consumer.Stats().Groups[0].CommitsFenced; n != 1 {
+					t.Errorf("fenced commits: %d, want 1", n)
+				}
+			})
+		})
+	}
+}
+
+func TestCommitSync(t *testing.T) {
+	withClaim(t, kafkax.ConsumerConfig{CommitInterval: time.Hour}, func(ctx context.Context, server *testkit.KafkaServer, c holdfast.Claim) {
+		check := func(next int64, metadata string) {
+			t.Helper()
+			if err := c.CommitSync(ctx, next, metadata); err != nil {
+				t.Errorf("CommitSync(%d): %v", next, err)
+			}
+			all := server.Commits()
+			if last := all[len(all)-1]; last.Offset != next || last.Metadata != metadata || last.Code != 0 {
+				t.Errorf("last commit %+v, want %d %q", last, next, metadata)
+			}
+		}
+		check(10, "a")
+		check(10, "b") // The same offset, for its metadata.
+		c.Commit(10)
+		check(20, "")
+		if err := c.CommitSync(ctx, 15, ""); err == nil || holdfast.IsAmbiguous(err) {
+			t.Errorf("a commit that goes back: %v", err)
+		}
+		server.Inject(testkit.Fault{API: testkit.APIOffsetCommit, LoseAck: true})
+		check(30, "c") // Found to be done by reading back.
+		server.Inject(testkit.Fault{API: testkit.APIOffsetCommit, Cut: true})
+		check(40, "d") // Found not to be done, and repeated.
+
+		if err := c.CommitSync(ctx, 50, strings.Repeat("x", 5000)); err == nil || holdfast.IsAmbiguous(err) || !errors.Is(err, kafka.OffsetMetadataTooLarge) {
+			t.Errorf("too much metadata: %v", err)
+		}
+		check(50, "e")
+
+		remove := server.Inject(testkit.Fault{API: testkit.APIOffsetCommit, Hang: true, Times: -1})
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if err := c.CommitSync(short, 60, ""); !errors.Is(err, context.DeadlineExceeded) || !holdfast.IsAmbiguous(err) {
+			t.Errorf("a commit without an answer: %v", err)
+		}
+		if err := c.CommitSync(short, 70, ""); !errors.Is(err, context.DeadlineExceeded) || holdfast.IsAmbiguous(err) {
+			t.Errorf("a commit that was never sent: %v", err)
+		}
+		remove()
+		check(80, "f")
+	})
+}
+
+// TestCommittedMetadata finds in the next generation what the last one has left.
+func TestCommittedMetadata(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		fill(t, server, "orders", 1, 10)
+		begins := make(chan string, 10)
+		handle := func(ctx context.Context, c holdfast.Claim) error {
+			next, metadata := c.Committed()
+			if next == 0 {
+				if err := c.CommitSync(ctx, 4, "left"); err != nil {
+					t.Error(err)
+				}
+			} else if messages, err := c.Fetch(ctx); err != nil || messages[0].Offset != 4 {
+				t.Errorf("fetched %+v, %v", messages, err)
+			}
+			begins <- metadata
+			<-c.Revoked()
+			return nil
+		}
+		r := start(t, cluster, kafkax.ConsumerConfig{}, handle)
+		<-begins
+		if err := server.Rebalance("group"); err != nil {
+			t.Fatal(err)
+		}
+		if metadata := <-begins; metadata != "left" {
+			t.Errorf("metadata %q", metadata)
+		}
+		r.stop(t)
+	})
+}
+
+func TestStart(t *testing.T) {
+	for start0, want := range map[kafkax.Start]int64{kafkax.StartEarliest: 20, kafkax.StartLatest: 100} {
+		virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+			fill(t, server, "orders", 1, 100)
+			if err := server.DeleteRecords("orders", 0, 20); err != nil {
+				t.Fatal(err)
+			}
+			var begun []int64
+			handle := func(ctx context.Context, c holdfast.Claim) error {
+				next, _ := c.Committed()
+				begun = append(begun, next)
+				<-c.Revoked()
+				return nil
+			}
+			for range 2 { // Nothing is committed by the handler, so the second run must begin where the first did.
+				r := start(t, cluster, kafkax.ConsumerConfig{Start: start0}, handle)
+				until(t, "joined", func() bool { return r.claims() == 1 })
+				r.stop(t)
+				fill(t, server, "orders", 1, 10)
+			}
+			if len(begun) != 2 || begun[0] != want || begun[1] != want {
+				t.Errorf("start %d: began at %v, want %d", start0, begun, want)
+			}
+		})
+	}
+}
+
+func TestOffsetOutOfRange(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 2}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		fill(t, server, "orders", 2, 100)
+		r := start(t, cluster, kafkax.ConsumerConfig{}, func(ctx context.Context, c holdfast.Claim) error {
+			return c.CommitSync(ctx, 10, "")
+		})
+		until(t, "commits", func() bool { return len(server.Committed("group", "orders")) == 2 })
+		r.stop(t)
+		if err := server.DeleteRecords("orders", 1, 50); err != nil {
+			t.Fatal(err)
+		}
+		r = start(t, cluster, kafkax.ConsumerConfig{}, new(ledger).handle)
+		err := <-r.done
+		var outside *kafkax.OffsetOutOfRangeError
+		if !errors.As(err, &outside) || *outside != (kafkax.OffsetOutOfRangeError{Topic: "orders", Partition: 1, Offset: 10, First: 50, End: 100}) {
+			t.Errorf("Consume: got %v", err)
+		}
+	})
+}

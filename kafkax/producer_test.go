@@ -1,0 +1,421 @@
+package kafkax_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/breaker"
+	"github.com/holdfast-io/holdfast/kafkax"
+	"github.com/holdfast-io/holdfast/retry"
+	"github.com/holdfast-io/holdfast/testkit"
+	"github.com/segmentio/kafka-go"
+)
+
+// withProducer runs test with a producer, in a bubble.
+func withProducer(t *testing.T, kcfg testkit.KafkaConfig, cfg kafkax.ProducerConfig, test func(*testing.T, *testkit.KafkaServer, *kafkax.Producer)) {
+	t.Helper()
+	virtual(t, kcfg, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		p, err := kafkax.NewProducer(cluster, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		test(t, server, p)
+		if err := p.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// values lists what lies in each partition of a topic.
+func values(t *testing.T, server *testkit.KafkaServer, topic string) map[int][]string {
+	t.Helper()
+	messages, err := server.Messages(t.Context(), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[int][]string)
+	for _, m := range messages {
+		got[m.Partition] = append(got[m.Partition], string(m.Value))
+	}
+	return got
+}
+
+// TestPartitionOfKey has keys for which the Java client's partition among 10 is known: murmur2 of the key, as in the tests
+// of Apache Kafka's own Utils, without its sign, modulo 10.
+func TestPartitionOfKey(t *testing.T) {
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 10}}, kafkax.ProducerConfig{}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		hashes := map[string]int32{ // UtilsTest.testMurmur2
+			"21": -973932308, "foobar": -790332482, "a-little-bit-long-string": -985981536,
+			"a-little-bit-longer-string": -1486304829, "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971, "abc": 479470107,
+		}
+		var messages []holdfast.Message
+		for key := range hashes {
+			messages = append(messages, holdfast.Message{Topic: "orders", Key: []byte(key), Value: []byte(key)})
+		}
+		if err := p.Produce(t.Context(), messages...); err != nil {
+			t.Fatal(err)
+		}
+		for partition, keys := range values(t, server, "orders") {
+			for _, key := range keys {
+				if want := int(uint32(hashes[key])&0x7fffffff) % 10; partition != want {
+					t.Errorf("key %q went to partition %d, want %d", key, partition, want)
+				}
+			}
+		}
+	})
+}
+
+func TestProduceKeepsEverything(t *testing.T) {
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 2}, Brokers: 2}, kafkax.ProducerConfig{BatchBytes: 2000}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		at := time.UnixMilli(1_700_000_000_123)
+		want := holdfast.Message{
+			Topic: "orders", Key: []byte{0, 255}, Value: []byte{}, Time: at,
+			Headers: []holdfast.Header{{Key: "h", Value: []byte("1")}, {Key: "h", Value: nil}, {Key: "", Value: []byte{}}},
+		}
+		tombstone := holdfast.Message{Topic: "orders", Key: []byte{}, Value: nil}
+		if err := p.ProduceTo(t.Context(), "orders", 1, want, tombstone); err != nil {
+			t.Fatal(err)
+		}
+		got, err := server.Messages(t.Context(), "orders")
+		if err != nil || len(got) != 2 {
+			t.Fatalf("%d messages, %v", len(got), err)
+		}
+		if m := got[0]; m.Partition != 1 || string(m.Key) != string(want.Key) || m.Value == nil || len(m.Value) != 0 || !m.Time.Equal(at) || fmt.Sprint(m.Headers) != fmt.Sprint(want.Headers) {
+			t.Errorf("got %+v", m)
+		}
+		if m := got[1]; m.Key == nil || m.Value != nil || time.Since(m.Time) > time.Second {
+			t.Errorf("got %+v", m)
+		}
+
+		var many []holdfast.Message // Several batches.
+		for i := range 1000 {
+			many = append(many, holdfast.Message{Topic: "orders", Key: fmt.Appendf(nil, "%d", i%2), Value: fmt.Appendf(nil, "%04d", i)})
+		}
+		if err := p.Produce(t.Context(), many...); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for partition, got := range values(t, server, "orders") {
+			got = slices.DeleteFunc(got, func(v string) bool { return v == "" })
+			if n += len(got); !slices.IsSorted(got) {
+				t.Errorf("partition %d is out of order", partition)
+			}
+		}
+		if n != 1000 {
+			t.Errorf("%d messages, want 1000", n)
+		}
+		if err := p.Produce(t.Context()); err != nil {
+			t.Errorf("no message: %v", err)
+		}
+	})
+}
+
+func TestKeylessSpread(t *testing.T) {
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 4}}, kafkax.ProducerConfig{}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		for range 100 {
+			if err := p.Produce(t.Context(), holdfast.Message{Topic: "orders", Value: []byte("v")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for partition := range 4 {
+			if n := len(values(t, server, "orders")[partition]); n != 25 {
+				t.Errorf("partition %d has %d messages, want 25", partition, n)
+			}
+		}
+	})
+}
+
+func message(topic string, value string) holdfast.Message {
+	return holdfast.Message{Topic: topic, Value: []byte(value)}
+}
+
+// failure asserts that err is a ProduceError.
+func failure(t *testing.T, err error) *kafkax.ProduceError {
+	t.Helper()
+	var failed *kafkax.ProduceError
+	if !errors.As(err, &failed) {
+		t.Fatalf("got %v, want a ProduceError", err)
+	}
+	return failed
+}
+
+// TestProduceTooLarge has some messages that are too large among others in the same batches.
+func TestProduceTooLarge(t *testing.T) {
+	kcfg := testkit.KafkaConfig{Topics: map[string]int{"orders": 1}, Configs: map[string]string{"message.max.bytes": "5000"}}
+	withProducer(t, kcfg, kafkax.ProducerConfig{}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		var messages []holdfast.Message
+		for i := range 50 {
+			value := fmt.Sprintf("%04d", i)
+			if i == 7 || i == 30 {
+				value += strings.Repeat("x", 6000)
+			}
+			messages = append(messages, message("orders", value))
+		}
+		began := time.Now()
+		failed := failure(t, p.Produce(t.Context(), messages...))
+		if !failed.Permanent() || failed.Ambiguous() || failed.Hold() || !holdfast.IsPermanent(failed) || !slices.Equal(failed.Indexes(), []int{7, 30}) {
+			t.Errorf("permanent %t, ambiguous %t, messages %v", failed.Permanent(), failed.Ambiguous(), failed.Indexes())
+		}
+		if !errors.Is(failed, kafka.MessageSizeTooLarge) || !strings.Contains(failed.Error(), "orders/0") {
+			t.Errorf("got %v", failed)
+		}
+		if time.Since(began) > time.Second {
+			t.Error("it was tried again")
+		}
+		if got := values(t, server, "orders")[0]; len(got) != 48 || !slices.IsSorted(got) {
+			t.Errorf("%d messages written, want 48 in order", len(got))
+		}
+		if p.IsOpen() {
+			t.Error("the circuit opened")
+		}
+	})
+}
+
+func TestProduceVerdicts(t *testing.T) {
+	for name, test := range map[string]struct {
+		fault                      testkit.Fault
+		ambiguous, permanent, hold bool
+		written                    int
+	}{
+		"denied":                    {fault: testkit.Fault{Code: int16(kafka.TopicAuthorizationFailed)}, hold: true},
+		"invalid record":            {fault: testkit.Fault{Code: 87}, permanent: true},
+		"not enough replicas":       {fault: testkit.Fault{Code: int16(kafka.NotEnoughReplicas)}},
+		"not enough replicas after": {fault: testkit.Fault{Code: int16(kafka.NotEnoughReplicasAfterAppend)}, ambiguous: true, written: 2},
+		"timed out":                 {fault: testkit.Fault{Code: int16(kafka.RequestTimedOut)}, ambiguous: true, written: 2},
+		"deposed leader":            {fault: testkit.Fault{Code: int16(kafka.NotLeaderForPartition)}, ambiguous: true},
+		"lost ack":                  {fault: testkit.Fault{LoseAck: true}, ambiguous: true, written: 2},
+		"cut":                       {fault: testkit.Fault{Cut: true}, ambiguous: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := kafkax.ProducerConfig{Retry: retry.Policy{Attempts: 2}}
+			withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1, "other": 1}}, cfg, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+				fault := test.fault
+				fault.API, fault.Topic, fault.Times = testkit.APIProduce, "orders", -1
+				remove := server.Inject(fault)
+				failed := failure(t, p.Produce(t.Context(), message("other", "a"), message("orders", "b"), message("other", "c")))
+				if failed.Ambiguous() != test.ambiguous || failed.Permanent() != test.permanent || failed.Hold() != test.hold {
+					t.Errorf("ambiguous %t, permanent %t, hold %t: %v", failed.Ambiguous(), failed.Permanent(), failed.Hold(), failed)
+				}
+				if holdfast.IsAmbiguous(failed) != test.ambiguous || holdfast.IsPermanent(failed) != test.permanent || holdfast.IsHold(failed) != test.hold {
+					t.Errorf("the verdicts do not get through: %v", failed)
+				}
+				if !slices.Equal(failed.Indexes(), []int{1}) || failed.Failures[0].Topic != "orders" || failed.Failures[0].Partition != 0 {
+					t.Errorf("failures: %+v", failed.Failures)
+				}
+				if n := len(values(t, server, "other")[0]); n != 2 {
+					t.Errorf("%d of the other topic's messages written, want 2", n)
+				}
+				if n := len(values(t, server, "orders")[0]); n != test.written {
+					t.Errorf("%d written, want %d", n, test.written)
+				}
+				remove()
+				if err := p.Produce(t.Context(), message("orders", "b")); err != nil {
+					t.Errorf("afterwards: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// TestProduceThroughWeather loses nothing that was acknowledged, and keeps its order.
+func TestProduceThroughWeather(t *testing.T) {
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}, Brokers: 3}, kafkax.ProducerConfig{}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		server.Inject(testkit.Fault{API: testkit.APIProduce, Nth: 5, LoseAck: true})
+		server.Inject(testkit.Fault{API: testkit.APIProduce, Nth: 9, Cut: true})
+		server.Inject(testkit.Fault{API: testkit.APIProduce, Nth: 12, Times: 2, Code: int16(kafka.NotEnoughReplicas)})
+		for i := range 30 {
+			if i%4 == 0 {
+				if err := server.MoveLeader("orders", 0, (i/4)%3); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := p.Produce(t.Context(), message("orders", fmt.Sprintf("%04d", i))); err != nil {
+				t.Fatalf("message %d: %v", i, err)
+			}
+		}
+		got := values(t, server, "orders")[0]
+		if !slices.IsSorted(got) {
+			t.Errorf("out of order: %v", got)
+		}
+		if distinct := slices.Compact(got); len(distinct) != 30 {
+			t.Errorf("%d messages, want 30", len(distinct))
+		}
+	})
+}
+
+// TestFailedBatchBarsLater has the first batch of a partition fail: the second must not be written before it.
+func TestFailedBatchBarsLater(t *testing.T) {
+	cfg := kafkax.ProducerConfig{BatchBytes: 100, Retry: retry.Policy{Attempts: -1}}
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, cfg, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		server.Inject(testkit.Fault{API: testkit.APIProduce, Nth: 2, LoseAck: true})
+		var messages []holdfast.Message
+		for i := range 12 {
+			messages = append(messages, message("orders", fmt.Sprintf("%030d", i)))
+		}
+		failed := failure(t, p.Produce(t.Context(), messages...))
+		written := len(values(t, server, "orders")[0])
+		if len(failed.Failures) != 2 || !failed.Failures[0].Ambiguous || failed.Failures[1].Ambiguous {
+			t.Errorf("failures: %+v", failed.Failures)
+		}
+		if n := len(failed.Failures[1].Indexes); written != 12-n || failed.Indexes()[0] != 12-n-len(failed.Failures[0].Indexes) {
+			t.Errorf("%d written, failures %+v", written, failed.Failures)
+		}
+	})
+}
+
+func TestUnknownTopic(t *testing.T) {
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 3}}, kafkax.ProducerConfig{}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		if n, err := p.Partitions(t.Context(), "orders"); n != 3 || err != nil {
+			t.Errorf("partitions: %d, %v", n, err)
+		}
+		failed := failure(t, p.Produce(t.Context(), message("orders", "a"), message("nowhere", "b"), message("", "c")))
+		if !errors.Is(failed, kafka.UnknownTopicOrPartition) || failed.Ambiguous() || failed.Permanent() || !failed.Hold() || !slices.Equal(failed.Indexes(), []int{1, 2}) {
+			t.Errorf("got %v", failed)
+		}
+		if _, err := p.Partitions(t.Context(), "nowhere"); !errors.Is(err, kafka.UnknownTopicOrPartition) {
+			t.Errorf("got %v", err)
+		}
+		if err := p.ProduceTo(t.Context(), "orders", 7, message("", "d")); err == nil || failure(t, err).Ambiguous() || !failure(t, err).Hold() {
+			t.Errorf("got %v", err)
+		}
+		if p.IsOpen() {
+			t.Error("the circuit opened")
+		}
+		if err := server.CreateTopic("nowhere", 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Produce(t.Context(), message("nowhere", "b")); err != nil {
+			t.Errorf("a topic just created: %v", err)
+		}
+	})
+}
+
+func TestProduceUnreachable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, err := kafkax.NewProducer(kafkax.Cluster{Brokers: []string{"one.example:9092"}, Dial: new(testkit.Network).Dial}, kafkax.ProducerConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		failed := failure(t, p.Produce(t.Context(), message("orders", "a")))
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("took %v", took)
+		}
+		if failed.Ambiguous() || failed.Permanent() || !strings.Contains(failed.Error(), "one.example:9092") {
+			t.Errorf("got %v", failed)
+		}
+		if !p.IsOpen() {
+			t.Error("the circuit is closed")
+		}
+		failed = failure(t, p.Produce(t.Context(), message("orders", "a")))
+		if !errors.Is(failed, breaker.ErrCircuitOpen) || failed.Ambiguous() {
+			t.Errorf("got %v", failed)
+		}
+		began = time.Now()
+		if err := p.WaitUntilReady(t.Context()); err != nil || time.Since(began) > time.Minute {
+			t.Errorf("WaitUntilReady: %v after %v", err, time.Since(began))
+		}
+		if err := p.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestProduceThroughOutage(t *testing.T) {
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, kafkax.ProducerConfig{}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		if err := p.Produce(t.Context(), message("orders", "a")); err != nil {
+			t.Fatal(err)
+		}
+		server.Stop()
+		if err := p.Produce(t.Context(), message("orders", "b")); err == nil {
+			t.Fatal("produced without a broker")
+		}
+		if !p.IsOpen() {
+			t.Error("the circuit is closed")
+		}
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.WaitUntilReady(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Produce(t.Context(), message("orders", "c")); err != nil {
+			t.Errorf("after the outage: %v", err)
+		}
+	})
+}
+
+func TestProduceCancelled(t *testing.T) {
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, kafkax.ProducerConfig{MaxRequests: 1}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		if _, err := p.Partitions(t.Context(), "orders"); err != nil {
+			t.Fatal(err)
+		}
+		remove := server.Inject(testkit.Fault{API: testkit.APIProduce, Hang: true})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			failed := failure(t, p.Produce(ctx, message("orders", "sent")))
+			if !failed.Ambiguous() || !errors.Is(failed, context.DeadlineExceeded) {
+				t.Errorf("one on its way: %v", failed)
+			}
+		})
+		synctest.Wait()
+		failed := failure(t, p.Produce(ctx, message("orders", "waits")))
+		if failed.Ambiguous() || !errors.Is(failed, context.DeadlineExceeded) {
+			t.Errorf("one that waits for its turn: %v", failed)
+		}
+		wg.Wait()
+		remove()
+		if p.IsOpen() {
+			t.Error("the circuit opened")
+		}
+	})
+}
+
+func TestProducerClose(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		p, err := kafkax.NewProducer(cluster, kafkax.ProducerConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Produce(t.Context(), message("orders", "a")); err != nil {
+			t.Fatal(err)
+		}
+		remove := server.Inject(testkit.Fault{API: testkit.APIProduce, Hang: true, Times: -1})
+		defer remove()
+		done := make(chan error)
+		go func() { done <- p.Produce(context.Background(), message("orders", "b")) }()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		began := time.Now()
+		go func() {
+			if err := p.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("Close: %v", err)
+			}
+			if took := time.Since(began); took != 3*time.Second {
+				t.Errorf("Close took %v", took)
+			}
+			done <- nil
+		}()
+		if failed := failure(t, <-done); !failed.Ambiguous() {
+			t.Errorf("the call in progress: %v", failed)
+		}
+		<-done
+		if err := p.Produce(t.Context(), message("orders", "c")); !errors.Is(err, kafkax.ErrProducerClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+		if err := p.Close(t.Context()); err != nil {
+			t.Errorf("closing again: %v", err)
+		}
+	})
+}

@@ -1,0 +1,18 @@
+package pipeline_test
+
+import (
+	"github.com/holdfast-io/holdfast/clickhousex"
+	"github.com/holdfast-io/holdfast/dlq"
+	"github.com/holdfast-io/holdfast/kafkax"
+	"github.com/holdfast-io/holdfast/pipeline"
+)
+
+// What the packages give each other without knowing each other.
+var (
+	_ pipeline.Source      = (*kafkax.Consumer)(nil)
+	_ pipeline.Source      = (*dlq.Source)(nil)
+	_ pipeline.DeadLetters = (*dlq.Topic)(nil)
+	_ pipeline.Sink[int]   = (*clickhousex.Inserter[int])(nil)
+	_ dlq.Producer         = (*kafkax.Producer)(nil)
+	_ dlq.Claims           = (*kafkax.Consumer)(nil)
+)

@@ -1,0 +1,154 @@
+package testkit
+
+import (
+	"slices"
+	"strings"
+)
+
+func (p *chParser) create(replace bool) (any, error) {
+	c := &chCreate{replace: replace, table: &chTable{engine: "MergeTree", engineFull: "MergeTree ORDER BY tuple()", settings: map[string]string{}}}
+	c.ifNotExists = p.keywords("IF", "NOT", "EXISTS")
+	var err error
+	if c.name, err = p.tableName(); err != nil {
+		return nil, err
+	}
+	if err := p.onCluster(); err != nil {
+		return nil, err
+	}
+	if err := p.expect("("); err != nil {
+		return nil, err
+	}
+	for !p.punct(")") {
+		if err := p.columnDefinition(c.table); err != nil {
+			return nil, err
+		}
+		if !p.punct(",") {
+			if err := p.expect(")"); err != nil {
+				return nil, err
+			}
+			break
+		}
+	}
+	if len(c.table.columns) == 0 {
+		return nil, chErrorf(chBadArguments, "a table needs a column")
+	}
+	if p.keywords("ENGINE") {
+		p.punct("=")
+		if err := p.engine(c.table); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (p *chParser) columnDefinition(t *chTable) error {
+	for _, other := range [][]string{{"INDEX"}, {"CONSTRAINT"}, {"PROJECTION"}, {"PRIMARY", "KEY"}} {
+		if p.keywords(other...) {
+			p.skipUntil(",", ")")
+			return nil
+		}
+	}
+	name, err := p.name()
+	if err != nil {
+		return err
+	}
+	start := p.peek().start
+	if _, err := p.name(); err != nil {
+		return err
+	}
+	if p.punct("(") {
+		p.skipUntil(")")
+		if err := p.expect(")"); err != nil {
+			return err
+		}
+	}
+	typ, err := parseChType(p.src[start:p.tokens[p.at-1].end])
+	if err != nil {
+		return err
+	}
+	col := chTableColumn{chColumn: chColumn{name: name, typ: typ}}
+	if p.keywords("NULL") {
+		if col.typ, err = wrapChType("Nullable", typ); err != nil {
+			return err
+		}
+	}
+	p.keywords("NOT", "NULL")
+	for _, kind := range []string{"DEFAULT", "MATERIALIZED", "ALIAS"} {
+		if p.keywords(kind) {
+			start := p.peek().start
+			if l, err := p.literal(); err == nil {
+				col.fixed = &l
+			}
+			p.skipUntil(",", ")", "CODEC", "COMMENT", "TTL")
+			col.defaultKind, col.defaultText = kind, p.src[start:p.tokens[p.at-1].end]
+			if col.fixed != nil {
+				if _, err := col.typ.literal(*col.fixed); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	p.skipUntil(",", ")") // CODEC, COMMENT, TTL.
+	if slices.ContainsFunc(t.columns, func(c chTableColumn) bool { return c.name == name }) {
+		return chErrorf(15, "Column %s already exists", name)
+	}
+	t.columns = append(t.columns, col)
+	return nil
+}
+
+func (p *chParser) engine(t *chTable) error {
+	start := p.peek().start
+	var err error
+	if t.engine, err = p.name(); err != nil {
+		return err
+	}
+	if p.punct("(") {
+		if args := p.peek(); args.kind == chWord {
+			t.version = args.text // Of ReplacingMergeTree(version).
+		}
+		p.skipUntil(")")
+		if err := p.expect(")"); err != nil {
+			return err
+		}
+	}
+	for !p.end() && p.peek().text != ";" {
+		switch {
+		case p.keywords("ORDER", "BY"):
+			t.sortingKey = p.keyExpression()
+		case p.peek().kind == chWord && strings.EqualFold(p.peek().text, "SETTINGS"):
+			if t.settings, err = p.settings(); err != nil {
+				return err
+			}
+		default: // PARTITION BY, PRIMARY KEY, SAMPLE BY, TTL, COMMENT: known to the real server only.
+			p.at++
+			p.skipUntil("PARTITION", "ORDER", "PRIMARY", "SAMPLE", "TTL", "SETTINGS", "COMMENT", ";")
+		}
+	}
+	t.engineFull = strings.TrimSpace(p.src[start:p.peek().start])
+	return nil
+}
+
+// keyExpression reads a sorting key and gives its parts as text.
+func (p *chParser) keyExpression() []string {
+	start := p.peek().start
+	from := p.at
+	p.skipUntil("PARTITION", "PRIMARY", "SAMPLE", "TTL", "SETTINGS", "COMMENT", ";")
+	if p.at == from {
+		return nil
+	}
+	text := strings.TrimSpace(p.src[start:p.tokens[p.at-1].end])
+	if inner, ok := strings.CutPrefix(text, "tuple"); ok {
+		text = inner
+	}
+	if strings.HasPrefix(text, "(") {
+		text = strings.TrimSuffix(text[1:], ")")
+	}
+	if text = strings.TrimSpace(text); text == "" {
+		return nil
+	}
+	parts := splitTopLevel(text)
+	for i := range parts {
+		parts[i] = strings.Trim(parts[i], "`\"")
+	}
+	return parts
+}
