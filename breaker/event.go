@@ -10,6 +10,7 @@ import (
 // Cause is why a state changed.
 type Cause int
 
+// The causes.
 const (
 	CauseConsecutiveFailures Cause = iota + 1 // Config.MaxFailures was reached.
 	CauseFailureRate                          // Config.FailureRate was reached.

@@ -8,6 +8,7 @@ import (
 // Outcome is what a call says about the dependency. The zero value is Success.
 type Outcome int
 
+// The outcomes.
 const (
 	Success Outcome = iota // It answered.
 	Failure                // It did not.

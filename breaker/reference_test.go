@@ -75,7 +75,7 @@ func (r *reference) done(c *refCall, o breaker.Outcome, timeout bool) {
 	c.running, c.ended, c.outcome = false, r.now, o
 	r.ended = append(r.ended, c)
 	c.slow = r.cfg.SlowCallDuration > 0 && o != breaker.Ignore && c.ended-c.began >= r.cfg.SlowCallDuration
-	c.counted = c.epoch == r.epoch && !(c.halfOpen && r.now >= c.began+r.cfg.ProbeTimeout)
+	c.counted = c.epoch == r.epoch && (!c.halfOpen || r.now < c.began+r.cfg.ProbeTimeout)
 	switch o {
 	case breaker.Success:
 		r.totals.Successes++

@@ -5,6 +5,7 @@ import "fmt"
 // State is what a breaker does with calls. The zero value is Closed. The numbers are those of the metrics.
 type State int
 
+// The states.
 const (
 	Closed   State = iota // Calls pass.
 	Open                  // Calls are rejected.

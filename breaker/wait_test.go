@@ -89,7 +89,7 @@ func TestWaitUntilReadyAfterAProbeFailed(t *testing.T) {
 		if ready.Load() {
 			t.Fatal("woken while the circuit was open")
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if !ready.Load() {
 			t.Fatal("not woken when the circuit was half-open")

@@ -6,15 +6,11 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/retry"
 	"github.com/segmentio/kafka-go"
 )
-
-// refreshInterval is the least time between two forced looks at the cluster's layout.
-const refreshInterval = 50 * time.Millisecond
 
 // Producer writes messages and waits until all in-sync replicas have them. It may be used from many goroutines at once.
 //
@@ -25,10 +21,9 @@ type Producer struct {
 	requests chan struct{} // A token for each request on its way.
 	turn     atomic.Uint64 // Spreads messages without key.
 
-	mu        sync.Mutex
-	closed    bool
-	refreshed time.Time // When the layout was last thrown away.
-	calls     sync.WaitGroup
+	mu     sync.Mutex
+	closed bool
+	calls  sync.WaitGroup
 }
 
 // NewProducer checks the configuration and returns a Producer. It does not connect before the first message.
@@ -275,11 +270,4 @@ func (p *Producer) lookUp(ctx context.Context, topic string) (int, error) {
 }
 
 // refresh has the layout of the cluster read anew before the next request. Requests in progress are not disturbed.
-func (p *Producer) refresh() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if now := time.Now(); now.Sub(p.refreshed) >= refreshInterval {
-		p.refreshed = now
-		p.net.pool.CloseIdleConnections()
-	}
-}
+func (p *Producer) refresh() { p.net.pool.CloseIdleConnections() }

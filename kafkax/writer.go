@@ -92,7 +92,9 @@ func (w *writer) attempt(ctx context.Context, indexes []int) error {
 	case w.producer.requests <- struct{}{}:
 		defer func() { <-w.producer.requests }()
 	case <-ctx.Done():
-		return &unsentError{ctx.Err()}
+	}
+	if err := ctx.Err(); err != nil {
+		return &unsentError{err}
 	}
 	records := make([]kafka.Record, len(indexes))
 	now := time.Now()

@@ -1,10 +1,6 @@
 package pipeline
 
-import (
-	"time"
-
-	"github.com/holdfast-io/holdfast"
-)
+import "github.com/holdfast-io/holdfast"
 
 // messageOverhead is what a message in flight is taken to cost beside its bytes.
 const messageOverhead = 256
@@ -16,8 +12,7 @@ type batch[T any] struct {
 	bytes int
 	spans []holdfast.Span
 
-	ambiguous bool      // An attempt may have stored it.
-	rejected  time.Time // Since when an open circuit has rejected it.
+	ambiguous bool // An attempt may have stored it.
 
 	closed   chan struct{} // Closed when nothing more is to be waited for.
 	isClosed bool

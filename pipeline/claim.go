@@ -105,7 +105,7 @@ func process[T any](ctx context.Context, c *claim, messages []holdfast.Message, 
 		}
 		m := &messages[i]
 		n := c.track(m.ClaimOffset(), fetched)
-		value, err := run(c.engine.context(ctx, m), c, *m)
+		value, err := through(ctx, c, *m, run)
 		var f *failure
 		switch {
 		case err == nil:
@@ -132,6 +132,19 @@ func process[T any](ctx context.Context, c *claim, messages []holdfast.Message, 
 		}
 	}
 	return nil
+}
+
+// through takes one message through the stages, with the context that the program makes for it.
+func through[T any](ctx context.Context, c *claim, m holdfast.Message, run call[holdfast.Message, T]) (T, error) {
+	if c.engine.cfg.Context == nil {
+		return run(ctx, c, m)
+	}
+	traced, err := c.engine.context(ctx, m)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return run(traced, c, m)
 }
 
 // String is the claim's partition, for logs and health.

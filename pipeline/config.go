@@ -30,9 +30,9 @@ type Config struct {
 	// DeadLetters is where messages go that cannot be processed. Nil: they go nowhere, and hold their partition.
 	DeadLetters DeadLetters
 
-	// DeadLetterAfter is how long a message waits for an open circuit before it is dead-lettered. 0, the default,
-	// dead-letters at once; -1 never: the partition is not fetched from until the circuit closes. What may already be
-	// stored waits in any case.
+	// DeadLetterAfter is for how long messages wait for an open circuit, counted from the first one that it rejected,
+	// before they are dead-lettered. 0, the default, dead-letters at once; -1 never: nothing more is fetched until the
+	// circuit closes. What may already be stored waits in any case.
 	DeadLetterAfter time.Duration
 
 	// MaxLettersPerSecond bounds how many letters are written in a second; beyond it messages wait. Defaults to

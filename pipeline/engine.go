@@ -53,11 +53,14 @@ func newEngine(cfg Config, group string) *engine {
 // now is the engine's monotonic clock, in nanoseconds.
 func (e *engine) now() int64 { return int64(time.Since(e.started)) }
 
-func (e *engine) context(ctx context.Context, m *holdfast.Message) context.Context {
-	if e.cfg.Context == nil {
-		return ctx
-	}
-	return e.cfg.Context(ctx, *m)
+// context asks Config.Context. A panic there is the message's failure.
+func (e *engine) context(ctx context.Context, m holdfast.Message) (traced context.Context, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = &failure{reason: dlq.Panicked, stage: "context", err: newPanicError(r)}
+		}
+	}()
+	return e.cfg.Context(ctx, m), nil
 }
 
 // letter is what is to be written about a message that failed.

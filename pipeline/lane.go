@@ -29,6 +29,8 @@ type lane[T any] struct {
 	current   *batch[T]
 	interrupt context.CancelFunc // Ends the writer's waiting.
 
+	outage outage
+
 	held      *batch[T] // The writer's own.
 	heldReady chan struct{}
 	waiters   sync.WaitGroup
@@ -50,7 +52,10 @@ func (l *lane[T]) add(ctx context.Context, item holdfast.Item[T], m mark) error 
 		if b.fits(size, limits) {
 			b.add(item, m, size)
 			if len(b.items) == 1 {
-				l.began <- b // Never blocks: the writer took the batch before, so it has seen that.
+				select {
+				case l.began <- b:
+				default: // The writer has yet to see that this batch began: its items were handed back meanwhile.
+				}
 			}
 			if len(b.items) == limits.Count || b.bytes >= limits.Bytes {
 				b.close()
@@ -119,7 +124,11 @@ func (l *lane[T]) take() *batch[T] {
 // settle writes b until all of it is stored, dead-lettered, held aside, or handed back because its claims are drained.
 func (l *lane[T]) settle(ctx context.Context, b *batch[T]) {
 	for tries := 1; ; tries++ {
-		b.release(tries > 1)
+		if tries > 1 {
+			l.handBack(b)
+		} else {
+			b.release(false)
+		}
 		if len(b.items) == 0 {
 			return
 		}
@@ -131,8 +140,7 @@ func (l *lane[T]) settle(ctx context.Context, b *batch[T]) {
 		if ctx.Err() != nil {
 			return
 		}
-		var refused *holdfast.BatchError
-		if errors.As(err, &refused) && !holdfast.IsAmbiguous(err) {
+		if refused, ok := errors.AsType[*holdfast.BatchError](err); ok {
 			if err = l.refused(ctx, b, refused); err == nil {
 				return
 			}
@@ -157,6 +165,15 @@ func (l *lane[T]) settle(ctx context.Context, b *batch[T]) {
 	}
 }
 
+// handBack drops what need not be written any more from b and from the batch that is being gathered behind it: b cannot
+// be written now, and claims that are being drained must not wait for that.
+func (l *lane[T]) handBack(b *batch[T]) {
+	b.release(true)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.current.release(true)
+}
+
 // write hands b to the sink, a held batch before it.
 func (l *lane[T]) write(ctx context.Context, b *batch[T]) error {
 	if l.held != nil && !l.circuit.IsOpen() {
@@ -179,6 +196,7 @@ func (l *lane[T]) call(ctx context.Context, b *batch[T]) (err error) {
 }
 
 func (l *lane[T]) stored(b *batch[T]) {
+	l.outage.end()
 	l.engine.counts.batches.Add(1)
 	l.engine.troubles.clear(l.place)
 	l.engine.troubles.clear(l.heldPlace())
@@ -221,8 +239,8 @@ func (l *lane[T]) refused(ctx context.Context, b *batch[T], e *holdfast.BatchErr
 	}
 	l.engine.counts.batches.Add(1)
 	l.settled(stored.items, stored.marks)
-	l.bury(ctx, graves)
 	b.items, b.marks = left.items, left.marks
+	l.bury(ctx, b, graves)
 	return again
 }
 
@@ -238,12 +256,9 @@ func (l *lane[T]) itemFailure(err error) *failure {
 	return f
 }
 
-// rejected waits while the circuit is open, or dead-letters b once it has waited long enough.
+// rejected waits while the circuit is open, or dead-letters b once it has been open for long enough.
 func (l *lane[T]) rejected(ctx context.Context, b *batch[T], err error) {
-	if b.rejected.IsZero() {
-		b.rejected = time.Now()
-	}
-	left := l.patience - time.Since(b.rejected)
+	left := l.patience - l.outage.length()
 	l.engine.troubles.set(l.place, "circuit open", err)
 	if l.patience >= 0 && left <= 0 && l.isOpen(err) {
 		l.buryRejected(ctx, b, err)
@@ -272,9 +287,9 @@ func (l *lane[T]) buryRejected(ctx context.Context, b *batch[T], err error) {
 		for i := range graves {
 			graves[i] = grave{b.marks[i], l.engine.letter(b.items[i].Source, f)}
 		}
-		l.bury(ctx, graves)
 		b.items, b.marks = b.items[step:], b.marks[step:]
-		b.release(true)
+		l.bury(ctx, b, graves)
+		l.handBack(b)
 	}
 }
 
@@ -284,22 +299,25 @@ func (l *lane[T]) buryAll(ctx context.Context, b *batch[T], reason dlq.Reason, e
 	for i := range graves {
 		graves[i] = grave{b.marks[i], l.engine.letter(b.items[i].Source, f)}
 	}
-	l.bury(ctx, graves)
 	b.items, b.marks = nil, nil
+	l.bury(ctx, b, graves)
 }
 
-// bury writes letters until all are written or their claims are gone or drained, which hands the messages back.
-func (l *lane[T]) bury(ctx context.Context, graves []grave) {
+// bury writes letters until all are written or their claims are gone or drained, which hands the messages back. The rest
+// of b, which has to wait for that, is handed back likewise.
+func (l *lane[T]) bury(ctx context.Context, b *batch[T], graves []grave) {
 	for len(graves) > 0 && ctx.Err() == nil {
-		marks := make([]mark, len(graves))
-		for i, g := range graves {
-			marks[i] = g.mark
+		waiting := &batch[T]{marks: b.marks}
+		for _, g := range graves {
+			waiting.marks = append(waiting.marks[:len(waiting.marks):len(waiting.marks)], g.mark)
 		}
-		waiting := &batch[T]{marks: marks}
 		graves = l.engine.bury(ctx, graves, l.place+" dead letters", func(d time.Duration) error {
 			return l.pause(ctx, waiting, d)
 		})
 		graves = releaseGraves(graves)
+		if len(graves) > 0 {
+			l.handBack(b)
+		}
 	}
 }
 

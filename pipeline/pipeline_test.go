@@ -608,3 +608,110 @@ func TestRefusesNonsense(t *testing.T) {
 		}
 	}
 }
+
+// A claim that is drained does not wait for a batch that cannot be written, wherever its messages are.
+func TestRevokedClaimLeavesTheQueueBehindAStuckBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, box, s := newBroker(t, "orders", 2), &letterBox{}, newStore(t)
+		s.breaker.ForceOpen()
+		b.produce(0, "0")
+		r := start(t, b, s, pipeline.Config{DeadLetters: box, DeadLetterAfter: -1, Logger: quiet()})
+		time.Sleep(time.Minute) // Partition 0's batch waits for the circuit.
+		b.produce(1, "1")
+		time.Sleep(time.Minute) // Partition 1's message is in the batch behind it.
+		before := b.owner(1)
+		before.revoke()
+		synctest.Wait()
+		if b.owner(1) == before {
+			t.Error("the claim was not given up")
+		}
+		s.breaker.Reset()
+		time.Sleep(time.Minute)
+		if got := sorted(s.stored()); !slices.Equal(got, []int{0, 1}) {
+			t.Errorf("stored %v", got)
+		}
+		r.mustStop(t)
+	})
+}
+
+// The same while the dead-letter queue is away and a refused item waits for it.
+func TestRevokedClaimLeavesWhileDeadLettersAreAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, box, s := newBroker(t, "orders", 2), &letterBox{away: errAway}, newStore(t)
+		s.breaker.ForceOpen()
+		for i := range 10 {
+			b.produce(i%2, fmt.Sprint(i))
+		}
+		r := start(t, b, s, pipeline.Config{DeadLetters: box, Logger: quiet()})
+		time.Sleep(time.Minute)
+		b.produce(1, "10")
+		time.Sleep(time.Minute)
+		began := time.Now()
+		r.mustStop(t)
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("the drain took %v", took)
+		}
+		if b.committed(0) != 0 || b.committed(1) != 0 {
+			t.Errorf("committed %d and %d", b.committed(0), b.committed(1))
+		}
+	})
+}
+
+// The patience with an open circuit is the outage's, not each batch's.
+func TestPatienceIsSpentOncePerOutage(t *testing.T) {
+	for name, stage := range map[string]bool{"sink": false, "stage": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, box, s := newBroker(t, "orders", 1), &letterBox{}, newStore(t)
+				steps := number()
+				if s.breaker.ForceOpen(); stage {
+					work := pipeline.Map("work", func(_ context.Context, n int) (int, error) { return n, nil }, pipeline.StageConfig{Breaker: s.breaker})
+					steps = pipeline.Then(number(), work)
+				}
+				for i := range 100 {
+					b.produce(0, fmt.Sprint(i))
+				}
+				r := startWith(t, b, steps, s, pipeline.Config{
+					DeadLetters: box, DeadLetterAfter: time.Minute, Batch: pipeline.BatchConfig{Count: 10}, Logger: quiet(),
+				})
+				time.Sleep(55 * time.Second)
+				if n := box.len(); n != 0 {
+					t.Errorf("%d letters before the patience was spent", n)
+				}
+				time.Sleep(15 * time.Second)
+				if n := box.len(); n != 100 {
+					t.Errorf("%d letters soon after, want 100", n)
+				}
+				s.breaker.Reset()
+				b.produce(0, "100")
+				time.Sleep(10 * time.Second)
+				s.breaker.ForceOpen() // A new outage.
+				b.produce(0, "101")
+				time.Sleep(50 * time.Second)
+				if n := box.len(); n != 100 {
+					t.Errorf("%d letters: the second outage has not its own patience", n)
+				}
+				r.mustStop(t)
+			})
+		})
+	}
+}
+
+func TestPanicInContextHookIsTheMessagesFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, box, s := newBroker(t, "orders", 1), &letterBox{}, newStore(t)
+		b.produce(0, "0")
+		b.produce(0, "1")
+		r := start(t, b, s, pipeline.Config{DeadLetters: box, Logger: quiet(), Context: func(ctx context.Context, m holdfast.Message) context.Context {
+			if m.Offset == 0 {
+				panic("no trace")
+			}
+			return ctx
+		}})
+		time.Sleep(10 * time.Second)
+		r.mustStop(t)
+		if got := box.of(dlq.Panicked); !slices.Equal(got, []int64{0}) || b.committed(0) != 2 {
+			t.Errorf("letters %v, committed %d", got, b.committed(0))
+		}
+	})
+}

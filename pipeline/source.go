@@ -29,7 +29,8 @@ type DeadLetters interface {
 // stored. An error for which holdfast.IsAmbiguous holds says that items may be stored: the same batch is written again
 // until its fate is known. Any other error says that nothing is stored, and speaks of the sink, not of the items: the
 // batch is written again, or, once a circuit is open, treated as Config.DeadLetterAfter says. The sink must not keep
-// the batch after it has returned.
+// the batch after it has returned. Write may be called twice at a time: once for messages, once for letters on their way
+// home. It must return when its context ends.
 //
 // A sink with a circuit inside shows it by two more methods, IsOpen() bool and WaitUntilReady(context.Context) error, so
 // that the pipeline can see that it is open and wait until it is not.

@@ -15,7 +15,6 @@ import (
 // Stage turns an A into a B. It is made by Map and Then; the zero value does nothing and New refuses it. A Stage is
 // immutable and may be used by several pipelines.
 type Stage[A, B any] struct {
-	steps  []*step
 	faults []error
 	bind   func(e *engine) call[A, B]
 }
@@ -58,7 +57,7 @@ func (c StageConfig) Validate() error {
 //
 // fn may be called for several messages at once, of different partitions.
 func Map[A, B any](name string, fn func(context.Context, A) (B, error), cfg StageConfig) Stage[A, B] {
-	s := Stage[A, B]{steps: []*step{{name: name, breaker: cfg.Breaker, retry: cfg.Retry, timeout: cfg.Timeout}}}
+	var s Stage[A, B]
 	if name == "" {
 		s.faults = append(s.faults, errors.New("pipeline: Map needs a stage name, got \"\""))
 	}
@@ -69,11 +68,12 @@ func Map[A, B any](name string, fn func(context.Context, A) (B, error), cfg Stag
 		s.faults = append(s.faults, fmt.Errorf("pipeline: stage %q: %w", name, err))
 	}
 	s.bind = func(e *engine) call[A, B] {
-		step := s.steps[0]
+		step := &step{name: name, breaker: cfg.Breaker, retry: cfg.Retry, timeout: cfg.Timeout}
 		return func(ctx context.Context, c *claim, in A) (B, error) {
 			for t := (trial{}); ; {
 				out, err := try(ctx, step, fn, in)
 				if err == nil {
+					step.outage.end()
 					if t.waits > 0 {
 						e.troubles.clear(step.place(c))
 					}
@@ -90,7 +90,7 @@ func Map[A, B any](name string, fn func(context.Context, A) (B, error), cfg Stag
 
 // Then runs b on what a makes.
 func Then[A, B, C any](a Stage[A, B], b Stage[B, C]) Stage[A, C] {
-	s := Stage[A, C]{steps: slices.Concat(a.steps, b.steps), faults: slices.Concat(a.faults, b.faults)}
+	s := Stage[A, C]{faults: slices.Concat(a.faults, b.faults)}
 	if a.bind == nil || b.bind == nil {
 		return Stage[A, C]{faults: append(s.faults, errors.New("pipeline: Then needs two stages made by Map or Then, got a zero Stage"))}
 	}

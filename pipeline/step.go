@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-io/holdfast"
@@ -19,12 +20,35 @@ var errStopped = errors.New("pipeline: stopped")
 // halfOpenWait is how long a message waits for a half-open circuit's probe before it asks again.
 const halfOpenWait = 50 * time.Millisecond
 
-// step is one stage as the engine sees it: its name and how it meets failures.
+// step is one stage of one pipeline: its name, how it meets failures, and how its circuit is.
 type step struct {
 	name    string
 	breaker *breaker.Breaker
 	retry   retry.Policy
 	timeout time.Duration
+	outage  outage
+}
+
+// outage is how long a circuit has rejected messages without one getting through. Safe for concurrent use.
+type outage struct{ began atomic.Pointer[time.Time] }
+
+// length begins an outage if there is none, and says how long it has lasted.
+func (o *outage) length() time.Duration {
+	now := time.Now()
+	if o.began.CompareAndSwap(nil, &now) {
+		return 0
+	}
+	began := o.began.Load()
+	if began == nil { // It has just ended.
+		return 0
+	}
+	return now.Sub(*began)
+}
+
+func (o *outage) end() {
+	if o.began.Load() != nil {
+		o.began.Store(nil)
+	}
 }
 
 // trial is what is known of one message's attempts at one step.
@@ -32,7 +56,6 @@ type trial struct {
 	attempts int // Rejections do not count.
 	waits    int
 	first    time.Time
-	rejected time.Time // Since when the circuit has rejected it.
 }
 
 // failure is a message's end at a step: it is to be dead-lettered.
@@ -83,7 +106,7 @@ func (s *step) next(ctx context.Context, c *claim, t *trial, err error) error {
 	}
 	switch {
 	case errors.Is(err, breaker.ErrCircuitOpen):
-		return s.rejected(ctx, c, t, err)
+		return s.rejected(c, t, err)
 	case errors.Is(err, breaker.ErrTooManyCalls):
 		return s.hold(c, t, "too many calls", err)
 	case holdfast.IsHold(err), holdfast.IsAmbiguous(err):
@@ -106,13 +129,10 @@ func (s *step) hold(c *claim, t *trial, why string, err error) error {
 }
 
 // rejected waits for the circuit that rejected the message, or ends the waiting.
-func (s *step) rejected(ctx context.Context, c *claim, t *trial, err error) error {
-	if t.rejected.IsZero() {
-		t.rejected = time.Now()
-	}
+func (s *step) rejected(c *claim, t *trial, err error) error {
 	var open *breaker.OpenError
 	isOpen := !errors.As(err, &open) || open.State == breaker.Open
-	left := c.patience - time.Since(t.rejected)
+	left := c.patience - s.outage.length()
 	if isOpen && c.patience >= 0 && left <= 0 {
 		f := s.fail(t, dlq.CircuitOpen, err)
 		if open != nil {

@@ -8,6 +8,7 @@ import (
 // Result is how an attempt ended, and what follows.
 type Result int
 
+// The results.
 const (
 	Succeeded Result = iota // The last one.
 	Retrying                // It failed; the next one follows after Attempt.Delay.

@@ -52,7 +52,7 @@ func (p *chParser) columnDefinition(t *chTable) error {
 	if err != nil {
 		return err
 	}
-	start := p.peek().start
+	from := p.at
 	if _, err := p.name(); err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (p *chParser) columnDefinition(t *chTable) error {
 			return err
 		}
 	}
-	typ, err := parseChType(p.src[start:p.tokens[p.at-1].end])
+	typ, err := parseChType(p.textFrom(from))
 	if err != nil {
 		return err
 	}
@@ -75,16 +75,13 @@ func (p *chParser) columnDefinition(t *chTable) error {
 	p.keywords("NOT", "NULL")
 	for _, kind := range []string{"DEFAULT", "MATERIALIZED", "ALIAS"} {
 		if p.keywords(kind) {
-			start := p.peek().start
-			if l, err := p.literal(); err == nil {
-				col.fixed = &l
-			}
+			from := p.at
 			p.skipUntil(",", ")", "CODEC", "COMMENT", "TTL")
-			col.defaultKind, col.defaultText = kind, p.src[start:p.tokens[p.at-1].end]
-			if col.fixed != nil {
-				if _, err := col.typ.literal(*col.fixed); err != nil {
-					return err
-				}
+			if col.defaultKind, col.defaultText = kind, p.textFrom(from); col.defaultText == "" {
+				return p.unknown()
+			}
+			if _, err := col.fallback(); err != nil && asChError(err).code == chTypeMismatch {
+				return err
 			}
 		}
 	}
@@ -130,13 +127,9 @@ func (p *chParser) engine(t *chTable) error {
 
 // keyExpression reads a sorting key and gives its parts as text.
 func (p *chParser) keyExpression() []string {
-	start := p.peek().start
 	from := p.at
 	p.skipUntil("PARTITION", "PRIMARY", "SAMPLE", "TTL", "SETTINGS", "COMMENT", ";")
-	if p.at == from {
-		return nil
-	}
-	text := strings.TrimSpace(p.src[start:p.tokens[p.at-1].end])
+	text := p.textFrom(from)
 	if inner, ok := strings.CutPrefix(text, "tuple"); ok {
 		text = inner
 	}

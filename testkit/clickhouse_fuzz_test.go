@@ -127,6 +127,7 @@ func FuzzClickHouseStatement(f *testing.F) {
 		"CREATE TABLE IF NOT EXISTS t (a UInt8 DEFAULT 1, b Enum8('x' = 1, 'y')) ENGINE = MergeTree ORDER BY (a, b) SETTINGS x = 1",
 		"INSERT INTO t (a, h) SETTINGS x = 1 VALUES (1, toDateTime('2024-01-01 00:00:00', 'UTC'))",
 		"SELECT -1, 'x', 1.5, true, cast(1, 'UInt8'), toDate('2024-01-01') -- end",
+		"CREATE TABLE IF NOT EXISTS u(b Int8 DEFAULT ,  U", // It has crashed the parser once.
 		"DESCRIBE t", "SHOW CREATE TABLE t", "EXISTS t", "SELECT {x:String}",
 	} {
 		f.Add(query)

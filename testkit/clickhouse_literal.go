@@ -142,12 +142,18 @@ func (p *chParser) enter() error {
 	return nil
 }
 
-func (p *chParser) literal() (chLiteral, error) {
+// literal reads one literal; when there is none, the parser stays where it is.
+func (p *chParser) literal() (l chLiteral, err error) {
 	if err := p.enter(); err != nil {
 		return chLiteral{}, err
 	}
-	defer func() { p.depth-- }()
 	at := p.at
+	defer func() {
+		p.depth--
+		if err != nil {
+			p.at = at
+		}
+	}()
 	tok := p.next()
 	switch {
 	case tok.kind == chString:
@@ -169,11 +175,7 @@ func (p *chParser) literal() (chLiteral, error) {
 	case tok.kind == chWord && (strings.EqualFold(tok.text, "true") || strings.EqualFold(tok.text, "false")):
 		return chLiteral{kind: chNumberLiteral, text: strings.ToLower(tok.text)}, nil
 	case tok.kind == chWord && p.punct("("):
-		l, err := p.conversion(strings.ToLower(tok.text))
-		if err != nil {
-			p.at = at
-		}
-		return l, err
+		return p.conversion(strings.ToLower(tok.text))
 	}
 	p.at = at
 	return chLiteral{}, p.unknown()

@@ -111,7 +111,7 @@ func (p *chParser) count() (int, error) {
 }
 
 func (p *chParser) item() (chItem, error) {
-	start := p.peek().start
+	from := p.at
 	item := chItem{}
 	switch tok := p.peek(); {
 	case p.punct("*"):
@@ -131,7 +131,7 @@ func (p *chParser) item() (chItem, error) {
 	}
 	item.name = item.column
 	if item.name == "" {
-		item.name = p.src[start:p.tokens[p.at-1].end]
+		item.name = p.textFrom(from)
 	}
 	if p.keywords("AS") {
 		var err error

@@ -181,6 +181,14 @@ func (p *chParser) next() chToken {
 	return tok
 }
 
+// textFrom is the statement's text from a token to where the parser is.
+func (p *chParser) textFrom(token int) string {
+	if p.at == token {
+		return ""
+	}
+	return p.src[p.tokens[token].start:p.tokens[p.at-1].end]
+}
+
 func (p *chParser) end() bool { return p.peek().kind == chEnd }
 
 // keywords consumes the words when they all stand next.

@@ -192,6 +192,7 @@ func TestClickHouseRefusesStatements(t *testing.T) {
 		{"CREATE TABLE other (a Nonsense)", 50, "Nonsense"},
 		{"CREATE TABLE other (a UInt8, a UInt8)", 15, "already exists"},
 		{"CREATE TABLE other (a UInt8 DEFAULT 'x')", 53, "UInt8"},
+		{"CREATE TABLE other (a UInt8 DEFAULT , b UInt8)", 62, ", b"},
 		{"CREATE TABLE other ()", 36, "column"},
 		{"CREATE TABLE other", 62, "end of query"},
 		{"DROP TABLE nothing", 60, "nothing"},
@@ -247,6 +248,17 @@ func TestClickHouseTablesComeAndGo(t *testing.T) {
 	}
 	if log := s.Inserts(); len(log) != 3 || !log[2].Stored || log[2].Rows != 1 {
 		t.Errorf("the log is %+v", log)
+	}
+	exec("CREATE TABLE d.defaults (a UInt8, b UInt16 DEFAULT 7, c DateTime DEFAULT now(), d UInt8 ALIAS a + 1, e Array(UInt8) DEFAULT [1, 2])")
+	exec("INSERT INTO d.defaults (a) VALUES (1)")
+	if got := s.Values("d.defaults", "b"); !equalValues(got, []any{uint16(7)}) {
+		t.Errorf("the default of 7 is %v", got)
+	}
+	if got := s.Values("d.defaults", "e"); !equalValues(got, []any{[]any{uint8(1), uint8(2)}}) {
+		t.Errorf("the default of [1, 2] is %v", got)
+	}
+	if at, ok := s.Values("d.defaults", "c")[0].(time.Time); !ok || time.Since(at) > time.Hour {
+		t.Errorf("the default of now() is %v", at)
 	}
 	exec("DROP TABLE d.t SYNC")
 	exec("DROP TABLE IF EXISTS d.t")

@@ -15,7 +15,6 @@ type chTableColumn struct {
 	chColumn
 	defaultKind string // DEFAULT, MATERIALIZED, ALIAS or empty.
 	defaultText string
-	fixed       *chLiteral // The default where it is a literal.
 }
 
 // ordinary says whether INSERT without columns and SELECT * mean this one too.
@@ -25,10 +24,18 @@ func (c *chTableColumn) ordinary() bool {
 
 // fallback is the value of a row that was inserted without the column.
 func (c *chTableColumn) fallback() (any, error) {
-	if c.fixed != nil {
-		return c.typ.literal(*c.fixed)
+	if c.defaultKind == "" {
+		return c.typ.zero(), nil
 	}
-	if c.defaultKind == "DEFAULT" {
+	tokens, err := scanSQL(c.defaultText, nil)
+	if err != nil {
+		return nil, err
+	}
+	p := &chParser{src: c.defaultText, tokens: tokens}
+	if l, err := p.literal(); err == nil && p.end() {
+		return c.typ.literal(l)
+	}
+	if c.ordinary() {
 		return nil, chErrorf(chSyntax, "the stand-in cannot compute DEFAULT %s of column %s: insert the column", c.defaultText, c.name)
 	}
 	return c.typ.zero(), nil
