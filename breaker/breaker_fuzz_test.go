@@ -53,8 +53,7 @@ func compare(t *testing.T, settings, operations []byte) {
 			if got := verdictOf(err); got != want {
 				t.Fatalf("op %d: Allow gave %v, want verdict %d", i, err, want)
 			}
-			var open *breaker.OpenError
-			if errors.As(err, &open) {
+			if open, ok := errors.AsType[*breaker.OpenError](err); ok {
 				checkRejection(t, ref, open)
 			}
 			if err == nil {
@@ -65,8 +64,10 @@ func compare(t *testing.T, settings, operations []byte) {
 				continue
 			}
 			p := pairs[len(pairs)-1-arg%min(len(pairs), 4)]
-			o := []breaker.Outcome{breaker.Success, breaker.Failure, breaker.Success, breaker.Failure, breaker.Failure,
-				breaker.Ignore, breaker.Trip, breaker.Failure}[arg/4]
+			o := []breaker.Outcome{
+				breaker.Success, breaker.Failure, breaker.Success, breaker.Failure,
+				breaker.Failure, breaker.Ignore, breaker.Trip, breaker.Failure,
+			}[arg/4]
 			var err error
 			if arg/4 == 7 {
 				err = context.DeadlineExceeded

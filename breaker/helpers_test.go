@@ -15,6 +15,9 @@ var quiet = slog.New(slog.DiscardHandler)
 
 var errDown = errors.New("connection refused")
 
+// is says that an error came as it was, not wrapped.
+func is(got, want error) bool { return got == want } //nolint:errorlint // That is the point.
+
 func succeed(context.Context) error { return nil }
 func fail(context.Context) error    { return errDown }
 

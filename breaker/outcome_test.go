@@ -59,7 +59,7 @@ func TestClassifyIsAskedForErrorsOnly(t *testing.T) {
 	allow(t, b).Done(errDown)
 	ctx, cancel := context.WithCancel(t.Context())
 	_ = b.Execute(ctx, func(context.Context) error { cancel(); return errDown })
-	if len(asked) != 2 || asked[0] != errDown || asked[1] != errDown {
+	if len(asked) != 2 || !is(asked[0], errDown) || !is(asked[1], errDown) {
 		t.Errorf("asked about %v", asked)
 	}
 	if got, want := b.Stats().Totals, (breaker.Totals{Calls: 5, Successes: 4, Ignored: 1}); got != want {

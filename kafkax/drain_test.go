@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/kafkax"
 	"github.com/holdfast-io/holdfast/testkit"
+	"github.com/segmentio/kafka-go"
 )
 
 // TestLongDrainKeepsMembership drains for longer than the session timeout. kafka-go's heartbeats stop when a rebalance
@@ -176,5 +177,82 @@ func TestStubbornHandler(t *testing.T) {
 			t.Errorf("Consume: got %v, want ErrDrainTimeout", err)
 		}
 		other.stop(t)
+	})
+}
+
+// TestLeaveDuringRebalance ends a member that waits for another one to drain: it must not wait for that, and must not
+// stay in the group either.
+func TestLeaveDuringRebalance(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 2}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		slow := start(t, cluster, kafkax.ConsumerConfig{}, func(_ context.Context, c holdfast.Claim) error {
+			<-c.Revoked()
+			time.Sleep(15 * time.Second)
+			return nil
+		})
+		until(t, "joined", func() bool { return slow.claims() == 2 })
+		quick := start(t, cluster, kafkax.ConsumerConfig{}, new(ledger).handle)
+		until(t, "both joined", func() bool { return quick.claims() == 1 && slow.claims() == 1 })
+		if err := server.Rebalance("group"); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "quick has let go", func() bool { return quick.claims() == 0 })
+		time.Sleep(time.Second)
+		began := time.Now()
+		quick.stop(t)
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("took %v to leave", took)
+		}
+		until(t, "slow has all", func() bool { return slow.claims() == 2 })
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("the group took %v to notice", took)
+		}
+		slow.stop(t)
+	})
+}
+
+// TestFencedByHeartbeat has the group forget a member that drains.
+func TestFencedByHeartbeat(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		joined, causes := make(chan struct{}, 10), make(chan error, 10)
+		r := start(t, cluster, kafkax.ConsumerConfig{}, func(ctx context.Context, c holdfast.Claim) error {
+			joined <- struct{}{}
+			<-c.Revoked()
+			select {
+			case <-ctx.Done():
+			case <-time.After(10 * time.Second):
+			}
+			causes <- context.Cause(ctx)
+			return nil
+		})
+		<-joined
+		remove := server.Inject(testkit.Fault{API: testkit.APIHeartbeat, Code: int16(kafka.UnknownMemberId), Times: -1})
+		if cause := <-causes; !errors.Is(cause, kafkax.ErrFenced) || !errors.Is(cause, kafka.UnknownMemberId) {
+			t.Errorf("cause: %v", cause)
+		}
+		remove()
+		<-joined
+		r.stop(t)
+	})
+}
+
+// TestEarlyReturn has a handler that does not wait for the revoke. The other claim goes on.
+func TestEarlyReturn(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 2}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		var seen ledger
+		r := start(t, cluster, kafkax.ConsumerConfig{}, func(ctx context.Context, c holdfast.Claim) error {
+			if _, partition := c.Partition(); partition == 0 {
+				c.Commit(2)
+				return nil
+			}
+			return seen.handle(ctx, c)
+		})
+		time.Sleep(time.Minute)
+		fill(t, server, "orders", 2, 10)
+		until(t, "the other one's messages", func() bool { return seen.distinct() == 10 })
+		until(t, "commits", func() bool { c := server.Committed("group", "orders"); return c[0] == 2 && c[1] == 10 })
+		if n := r.consumer.Stats().Groups[0].Generations; n != 1 {
+			t.Errorf("%d generations", n)
+		}
+		r.stop(t)
 	})
 }

@@ -87,8 +87,8 @@ func (m *membership) join(ctx context.Context, topics []string, handle handler) 
 	if err != nil {
 		return fmt.Errorf("kafkax: group %s: %w", m.group, err)
 	}
-	member := "" // Unknown.
-	defer func() { m.leave(group, link, member) }()
+	member, alive := "", false // Unknown, and whether its generation is still the group's.
+	defer func() { m.leave(group, link, member, alive) }()
 
 	var t trouble
 	for {
@@ -105,15 +105,24 @@ func (m *membership) join(ctx context.Context, topics []string, handle handler) 
 		default:
 			t.over(ctx, m.log, "joined the group again")
 			m.joined, member = true, gen.MemberID
-			if done, err := m.serve(ctx, gen, topics, handle); done {
-				return err
+			served := m.serve(ctx, gen, topics, handle)
+			if alive = served.alive; served.last {
+				return served.err
 			}
+			alive = false
 		}
 	}
 }
 
-// serve lives through one generation. It reports whether the group is to be left after it.
-func (m *membership) serve(ctx context.Context, gen *kafka.Generation, topics []string, handle handler) (done bool, err error) {
+// verdict is how a generation ended.
+type verdict struct {
+	last  bool // The group is to be left.
+	alive bool // The group has not moved on.
+	err   error
+}
+
+// serve lives through one generation.
+func (m *membership) serve(ctx context.Context, gen *kafka.Generation, topics []string, handle handler) verdict {
 	var slots []*slot
 	for _, topic := range topics {
 		for _, p := range gen.Assignments[topic] {
@@ -122,40 +131,38 @@ func (m *membership) serve(ctx context.Context, gen *kafka.Generation, topics []
 	}
 	m.log.LogAttrs(ctx, slog.LevelInfo, "joined generation",
 		slog.Int("generation", int(gen.ID)), slog.String("member", gen.MemberID), slog.Int("partitions", len(slots)))
-	type verdict struct {
-		done bool
-		err  error
-	}
 	served := make(chan verdict, 1)
 	gen.Start(func(ended context.Context) {
 		g := &generation{membership: m, id: gen.ID, member: gen.MemberID}
 		err := g.serve(ctx, ended.Done(), slots, handle)
-		v := verdict{err != nil || ctx.Err() != nil || len(m.existing()) > len(topics), err}
+		v := verdict{alive: ended.Err() == nil, err: err}
+		v.last = err != nil || ctx.Err() != nil || len(m.existing()) > len(topics)
 		served <- v
-		if v.done {
+		if v.last {
 			<-ended.Done() // Had we returned, kafka-go would join again. leave ends it.
 		}
 	})
-	v := <-served
-	return v.done, v.err
+	return <-served
 }
 
 // leave gives the membership up, and returns when nothing of it is left.
-func (m *membership) leave(group *kafka.ConsumerGroup, link *network, member string) {
+func (m *membership) leave(group *kafka.ConsumerGroup, link *network, member string, alive bool) {
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
 		_ = group.Close() // Never fails.
 	}()
-	// kafka-go leaves in good order, but not before a rebalance in progress is over, which can take as long as other
-	// members drain. Without a member id there is no other way.
-	patience := time.NewTimer(leaveTimeout)
-	defer patience.Stop()
-	select {
-	case <-closed:
-		link.close()
-		return
-	case <-patience.C:
+	// kafka-go leaves in good order, but not before a join in progress is over, which can take as long as other members
+	// drain. Then we cut it off and leave ourselves, if we know as whom. If not, the group has to notice.
+	if member == "" || alive {
+		patience := time.NewTimer(leaveTimeout)
+		defer patience.Stop()
+		select {
+		case <-closed:
+			link.close()
+			return
+		case <-patience.C:
+		}
 	}
 	link.close()
 	<-closed

@@ -155,12 +155,9 @@ func (l *lane[T]) settle(ctx context.Context, b *batch[T]) {
 			l.rejected(ctx, b, err)
 		case holdfast.IsPermanent(err) && !b.ambiguous:
 			l.buryAll(ctx, b, permanentReason(err), err)
-		case holdfast.IsHold(err):
-			l.engine.troubles.set(l.place, "held", err)
-			l.pause(ctx, b, backoff(tries, err))
-		default:
+		default: // holdfast.Hold, or a failure that the circuit has not opened for yet.
 			l.engine.troubles.set(l.place, "failing", err)
-			l.pause(ctx, b, backoff(tries, err))
+			_ = l.pause(ctx, b, backoff(tries, err)) // Whether it was cut short, release will see.
 		}
 	}
 }
@@ -266,7 +263,7 @@ func (l *lane[T]) rejected(ctx context.Context, b *batch[T], err error) {
 	}
 	switch {
 	case l.circuit == nil:
-		l.pause(ctx, b, backoff(1, err))
+		_ = l.pause(ctx, b, backoff(1, err))
 	case l.patience >= 0:
 		l.waitFor(ctx, b, max(left, halfOpenWait))
 	default:

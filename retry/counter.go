@@ -34,6 +34,7 @@ func (c *Counter) Observe(a Attempt) {
 		c.succeeded.Add(1)
 	case GaveUp:
 		c.gaveUp.Add(1)
+	case Retrying: // Its call goes on.
 	}
 	c.attempts.Add(1)
 	if a.Number > 1 {

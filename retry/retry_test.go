@@ -285,8 +285,10 @@ func TestFullBreakerEndsTheRetries(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Done(nil)
-	if err := retry.DoThrough(t.Context(), b, sharp(5), notCalled(t)); err != breaker.ErrTooManyCalls {
-		t.Fatalf("%v, want ErrTooManyCalls", err)
+	var attempted *retry.Error
+	err = retry.DoThrough(t.Context(), b, sharp(5), notCalled(t))
+	if !errors.Is(err, breaker.ErrTooManyCalls) || errors.As(err, &attempted) {
+		t.Fatalf("%v, want ErrTooManyCalls as it is", err)
 	}
 }
 

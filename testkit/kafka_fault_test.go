@@ -21,28 +21,59 @@ func oneTopic() testkit.KafkaConfig {
 	return testkit.KafkaConfig{Topics: map[string]int{"t": 2, "u": 1}}
 }
 
-func TestFaultCode(t *testing.T) {
+// Which requests a fault strikes does not depend on what it does to them.
+func TestFaultSelects(t *testing.T) {
 	everywhere(t, oneTopic(), func(t *testing.T, b *broker) {
-		b.Inject(testkit.Fault{API: testkit.APIProduce, Topic: "t", Partitions: []int{1}, Nth: 2, Times: 2, Code: int16(kafka.NotEnoughReplicas)})
-		tries := []struct {
-			topic     string
-			partition int
-			want      error
-		}{
-			{"t", 1, nil}, // The first of the selected.
-			{"t", 0, nil}, // Another partition.
-			{"u", 0, nil}, // Another topic.
-			{"t", 1, kafka.NotEnoughReplicas},
-			{"t", 0, nil},
-			{"t", 1, kafka.NotEnoughReplicas},
-			{"t", 1, nil},
-		}
-		for i, try := range tries {
-			if err := b.produce(t, try.topic, try.partition, "x"); !errors.Is(err, try.want) {
-				t.Errorf("try %d to %s/%d: error %v, want %v", i, try.topic, try.partition, err, try.want)
+		for name, f := range map[string]testkit.Fault{
+			"code": {Code: int16(kafka.NotEnoughReplicas)},
+			"cut":  {Cut: true},
+		} {
+			f.API, f.Topic, f.Partitions, f.Nth, f.Times = testkit.APIProduce, "t", []int{1}, 2, 2
+			defer b.Inject(f)()
+			ends := b.Ends("t")
+			for i, try := range []struct {
+				topic     string
+				partition int
+				ok        bool
+			}{
+				{"t", 1, true}, // The first of the selected.
+				{"t", 0, true}, // Another partition.
+				{"u", 0, true}, // Another topic.
+				{"t", 1, false},
+				{"t", 0, true},
+				{"t", 1, false},
+				{"t", 1, true},
+			} {
+				err := b.produce(t, try.topic, try.partition, "x")
+				if (err == nil) != try.ok || f.Code != 0 && err != nil && !errors.Is(err, kafka.NotEnoughReplicas) {
+					t.Errorf("%s: try %d to %s/%d: error %v, want success %t", name, i, try.topic, try.partition, err, try.ok)
+				}
+			}
+			if got := b.Ends("t"); got[0] != ends[0]+2 || got[1] != ends[1]+2 {
+				t.Errorf("%s: the log grew from %v to %v, want 2 more in each", name, ends, got)
 			}
 		}
-		wantValues(t, b, "t", "0/0=x", "0/1=x", "1/0=x", "1/1=x")
+	})
+}
+
+// A request about many partitions is one request.
+func TestFaultCountsRequests(t *testing.T) {
+	everywhere(t, oneTopic(), func(t *testing.T, b *broker) {
+		commit := func() error {
+			response, err := b.client.OffsetCommit(t.Context(), &kafka.OffsetCommitRequest{
+				GroupID: "g", GenerationID: -1, Topics: map[string][]kafka.OffsetCommit{"t": {{Partition: 0}, {Partition: 1}}},
+			})
+			return cmpOr(err, func() error { return errors.Join(response.Topics["t"][0].Error, response.Topics["t"][1].Error) })
+		}
+		for name, f := range map[string]testkit.Fault{"code": {Code: int16(kafka.NotCoordinatorForGroup)}, "cut": {Cut: true}} {
+			f.API, f.Nth = testkit.APIOffsetCommit, 3
+			defer b.Inject(f)()
+			for i, ok := range []bool{true, true, false, true} {
+				if err := commit(); (err == nil) != ok {
+					t.Errorf("%s: request %d: error %v, want success %t", name, i+1, err, ok)
+				}
+			}
+		}
 	})
 }
 
@@ -261,6 +292,23 @@ func TestFaultByGroup(t *testing.T) {
 		if got := b.Committed("bad", "t"); len(got) != 0 {
 			t.Errorf("committed %v, want nothing", got)
 		}
+	})
+}
+
+// A producer that wants no acknowledgement gets none, and is not kept waiting.
+func TestFaultWithoutAcks(t *testing.T) {
+	everywhere(t, oneTopic(), func(t *testing.T, b *broker) {
+		b.Inject(testkit.Fault{API: testkit.APIProduce, LoseAck: true})
+		w := &kafka.Writer{Addr: b.client.Addr, Transport: b.client.Transport, Topic: "u", RequiredAcks: kafka.RequireNone, BatchTimeout: time.Millisecond}
+		for range 3 {
+			if err := w.WriteMessages(t.Context(), kafka.Message{Value: []byte("x")}); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+		until(t, "the messages are in the log", func() bool { return b.Ends("u")[0] == 3 })
 	})
 }
 

@@ -29,7 +29,7 @@ type session struct {
 	unread []byte        // What the emulator has not yet read of a request. Only the reader uses it.
 	idle   chan struct{} // Holds a token while no request is being served.
 
-	severed  chan struct{} // Closed when the client is cut off: no further request is served.
+	severed  chan struct{} // Closed when the client is cut off: no further request is served, one that hangs neither.
 	severing sync.Once
 	gone     chan struct{} // Closed when the emulator is done with the session.
 	leaving  sync.Once
@@ -99,8 +99,6 @@ func (s *session) next() ([]byte, error) {
 	case hit.Hang:
 		select {
 		case <-hit.removed:
-		case <-s.severed:
-			return nil, net.ErrClosed
 		case <-s.gone:
 			return nil, net.ErrClosed
 		}
@@ -108,27 +106,22 @@ func (s *session) next() ([]byte, error) {
 		ex.loseAck = true
 	}
 
-	switch r := request.(type) {
-	case *kmsg.OffsetCommitRequest:
+	if r, ok := request.(*kmsg.OffsetCommitRequest); ok {
 		select {
 		case k.journal.turn <- struct{}{}:
 			ex.turn = true
-		case <-s.severed:
-			return nil, net.ErrClosed
 		case <-s.gone:
 			return nil, net.ErrClosed
 		}
 		if ex.refused = refuseMetadata(r); len(ex.refused) > 0 {
 			frame = withBody(head, r.AppendTo)
 		}
-	case *kmsg.ProduceRequest:
-		if r.Acks == 0 {
-			s.idle <- struct{}{} // Nobody will answer, so the next request need not wait.
-			return frame, nil
-		}
 	}
 	if !s.begin(ex) {
 		return nil, net.ErrClosed
+	}
+	if r, ok := request.(*kmsg.ProduceRequest); ok && r.Acks == 0 {
+		s.finish() // It will not be answered, so the next request must not wait for that.
 	}
 	return frame, nil
 }
