@@ -20,6 +20,7 @@ func virtual(t *testing.T, cfg testkit.KafkaConfig, test func(*testing.T, *testk
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		cfg.Network = new(testkit.Network)
+		cfg.Brokers = 3 // So that a request to the wrong one shows.
 		server, err := testkit.StartKafka(cfg)
 		if err != nil {
 			t.Fatal(err)

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/holdfast-io/holdfast"
-	"github.com/segmentio/kafka-go"
 )
 
 type handler = func(context.Context, holdfast.Claim) error
@@ -206,10 +205,7 @@ func (g *generation) outcome() error {
 // beat keeps the membership alive until ctx ends.
 func (g *generation) beat(ctx context.Context) {
 	for {
-		answer, err := g.net.client.Heartbeat(ctx, &kafka.HeartbeatRequest{GroupID: g.group, GenerationID: g.id, MemberID: g.member})
-		if err == nil {
-			err = answer.Error
-		}
+		err := g.net.sendHeartbeat(ctx, g.group, g.id, g.member)
 		// RebalanceInProgress says that the group waits for us. Anything else but a fence may pass.
 		if isFencing(err) {
 			g.committer.lose(fmt.Errorf("%w: %w", ErrFenced, err))

@@ -230,6 +230,34 @@ func TestAmbiguousBatchIsHeldWhileTheCircuitIsOpen(t *testing.T) {
 	})
 }
 
+// An ambiguous batch keeps its rows even when one of its claims is lost: with fewer it would be another batch, and
+// whatever recognises a repetition would not.
+func TestAmbiguousBatchStaysWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, box := newBroker(t, "orders", 2), &letterBox{}
+		var sizes []int
+		sink := sinkFunc(func(_ context.Context, batch holdfast.Batch[int]) error {
+			sizes = append(sizes, len(batch.Items))
+			if len(sizes) < 20 {
+				return holdfast.Ambiguous(errAway)
+			}
+			return nil
+		})
+		b.produce(0, "0")
+		b.produce(1, "1")
+		r := start(t, b, sink, pipeline.Config{DeadLetters: box, Logger: quiet()})
+		time.Sleep(10 * time.Second)
+		lost := b.owner(1)
+		lost.revoke()
+		lost.lose(errAway)
+		time.Sleep(10 * time.Minute)
+		_ = r.stop() // The lost claim's *LeftError.
+		if want := slices.Repeat([]int{2}, 20); !slices.Equal(sizes, want) {
+			t.Errorf("batches of %v items, want 20 of 2", sizes)
+		}
+	})
+}
+
 // stubborn is a sink whose circuit seems to admit calls, and yet rejects the first batch again and again.
 type stubborn struct {
 	refusals int
