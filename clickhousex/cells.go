@@ -37,7 +37,7 @@ func newCells(f field, t colType, sc *column.ServerContext) (cells, error) {
 			return c, nil
 		}
 	}
-	return &anyCells{index: f.index, goType: f.goType, columnType: t, scratch: scratch}, nil
+	return &anyCells{index: f.index, columnType: t, scratch: scratch, dynamic: holdsInterface(f.goType)}, nil
 }
 
 func newTypedCells(f field, element reflect.Type, t colType, scratch column.Interface) cells {
@@ -194,22 +194,42 @@ func (c *typedCells[E]) reset() {
 // so that a bad one never poisons a batch.
 type anyCells struct {
 	index      []int
-	goType     reflect.Type
 	columnType colType
 	scratch    column.Interface
+	dynamic    bool // The field's type leaves the value's open, so that a wrong one is the row's fault.
 	values     []any
 }
 
 func (c *anyCells) add(row reflect.Value) error {
 	value, err := plain(c.columnType, row.FieldByIndex(c.index))
-	if err != nil {
-		return err
+	if err == nil {
+		err = c.try(value)
 	}
-	if err := c.try(value); err != nil {
+	var converter *column.ColumnConverterError
+	mismatch := errors.Is(err, errMismatch) || errors.As(err, &converter)
+	switch {
+	case mismatch && c.dynamic:
+		return errWrongType
+	case mismatch:
+		return errMismatch
+	case err != nil:
 		return err
 	}
 	c.values = append(c.values, value)
 	return nil
+}
+
+func holdsInterface(t reflect.Type) bool {
+	for {
+		switch t.Kind() {
+		case reflect.Interface:
+			return true
+		case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
+			t = t.Elem()
+		default:
+			return false
+		}
+	}
 }
 
 // try appends to the scratch column. Some of the driver's columns panic on values that they do not expect.
@@ -220,12 +240,7 @@ func (c *anyCells) try(value any) (err error) {
 			err = fmt.Errorf("the driver panicked: %v", p)
 		}
 	}()
-	err = c.scratch.AppendRow(value)
-	var converter *column.ColumnConverterError
-	if errors.As(err, &converter) && c.goType.Kind() != reflect.Interface {
-		return fmt.Errorf("%w: %w", errMismatch, err)
-	}
-	return err
+	return c.scratch.AppendRow(value)
 }
 
 func (c *anyCells) pop() { c.values = c.values[:len(c.values)-1] }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/holdfast-io/holdfast/breaker"
@@ -85,9 +86,18 @@ func (c *Conn) Contributors() []string { return c.conn.Contributors() }
 // ServerVersion gives what the server said of itself when the connection was made. It may have to make one.
 func (c *Conn) ServerVersion() (version *driver.ServerVersion, err error) {
 	err = c.call(context.Background(), func() error {
-		version, err = c.conn.ServerVersion()
+		version, err = c.version()
 		return err
 	})
+	return version, err
+}
+
+// version finds the pool's timeout behind the driver's own bound for this call, which is as long and hides it.
+func (c *Conn) version() (*driver.ServerVersion, error) {
+	version, err := c.conn.ServerVersion()
+	if err == context.DeadlineExceeded { //nolint:errorlint // A timeout of the network's is one too, this very value is not.
+		err = clickhouse.ErrAcquireConnTimeout
+	}
 	return version, err
 }
 

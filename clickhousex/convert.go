@@ -15,6 +15,7 @@ var (
 	errNull       = errors.New("nil into a column that is not nullable")
 	errOutOfRange = errors.New("out of the column's range")
 	errInexact    = errors.New("not exactly representable")
+	errWrongType  = errors.New("of a type that the column does not take")
 )
 
 type integer interface {

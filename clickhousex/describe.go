@@ -6,6 +6,8 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/column"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"github.com/holdfast-io/holdfast/breaker"
 )
 
 // describe gives the table's columns, and asks the server for them when they are not known: the answer to an INSERT
@@ -16,7 +18,8 @@ func (t *table) describe(ctx context.Context) (*layout, error) {
 	}
 	var l *layout
 	err := t.retry(ctx, func(ctx context.Context) error {
-		err := t.attempt(ctx, func(ctx context.Context) (err error) {
+		// That an INSERT is taken does not say that its rows will be: no success, or failing inserts would never be in a row.
+		err := t.attempt(ctx, breaker.Ignore, func(ctx context.Context) (err error) {
 			l, err = t.ask(ctx)
 			return err
 		})
@@ -35,7 +38,7 @@ func (t *table) describe(ctx context.Context) (*layout, error) {
 }
 
 func (t *table) ask(ctx context.Context) (*layout, error) {
-	server, err := t.conn.conn.ServerVersion()
+	server, err := t.conn.version()
 	if err != nil {
 		return nil, err
 	}

@@ -139,12 +139,13 @@ func TestRetriesTransient(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
 				opts := options(s)
-				opts.ConnMaxLifetime = time.Nanosecond // Every insert dials.
+				opts.ConnMaxLifetime = 100 * time.Millisecond
 				in := newInserter[order](t, open(t, opts, clickhousex.Config{}), "orders", clickhousex.InserterConfig{})
 				if err := in.Write(t.Context(), batchOf(0, 2)); err != nil {
 					t.Fatal(err)
 				}
 				defer s.Inject(fault)()
+				time.Sleep(time.Second) // So that the next one dials.
 				if err := in.Write(t.Context(), batchOf(2, 2)); err != nil {
 					t.Fatal(err)
 				}
@@ -451,7 +452,7 @@ func TestWithoutToken(t *testing.T) {
 	}
 }
 
-// TestSendsOnceAndLeavesTheConnection: a cancel right after Write must not reach a connection that is back in the pool.
+// TestCancelAfterWrite: a cancel right after Write must not reach a connection that is back in the pool.
 func TestCancelAfterWrite(t *testing.T) {
 	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
 		b := tightBreaker(t, 1)

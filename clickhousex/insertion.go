@@ -187,7 +187,7 @@ func (w *insertion) try(ctx context.Context, from, to int) error {
 		}
 		first = false
 		sent := false
-		err := w.attempt(ctx, func(ctx context.Context) (err error) {
+		err := w.attempt(ctx, breaker.Success, func(ctx context.Context) (err error) {
 			sent, err = w.send(ctx, from, to)
 			return err
 		})
@@ -252,8 +252,8 @@ func (t *table) with(ctx context.Context, l *layout, token string) context.Conte
 	return clickhouse.Context(ctx, clickhouse.WithSettings(settings))
 }
 
-// attempt makes one protected call, bounded in time, and tells the breaker how it ended.
-func (t *table) attempt(ctx context.Context, fn func(context.Context) error) error {
+// attempt makes one protected call, bounded in time, and tells the breaker how it ended; success is what nil means to it.
+func (t *table) attempt(ctx context.Context, success breaker.Outcome, fn func(context.Context) error) error {
 	permit, err := t.conn.allow(ctx)
 	if err != nil {
 		return err
@@ -266,6 +266,10 @@ func (t *table) attempt(ctx context.Context, fn func(context.Context) error) err
 	inner, release := detach(ctx, deadline)
 	err = fn(inner)
 	release(err)
+	if err == nil {
+		permit.DoneAs(success, nil)
+		return nil
+	}
 	err = callerError(ctx, err)
 	report(ctx, &permit, err)
 	if Classify(err) == ClassConfig {

@@ -116,7 +116,7 @@ func (r *rows) add(i int, row reflect.Value) error {
 
 // reason never repeats a value, as the driver's own texts do.
 func reason(err error) string {
-	for _, known := range []error{errNull, errOutOfRange, errInexact} {
+	for _, known := range []error{errNull, errOutOfRange, errInexact, errWrongType} {
 		if errors.Is(err, known) {
 			return known.Error()
 		}

@@ -280,9 +280,7 @@ func (k *committer) plan() (unknown []*slot, targets []target) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, s := range k.slots {
-		if s.unknown {
-			unknown = append(unknown, s)
-		}
+		s.unknown = false
 	}
 	if k.lost != nil || len(unknown) > 0 {
 		return unknown, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"sync"
 	"time"
@@ -24,39 +25,40 @@ type claim struct {
 	home      bool          // Its messages are letters on their way home.
 	patience  time.Duration // How long a message waits for an open circuit; negative: as long as it takes.
 
-	open    context.Context // Ends when the drain begins: nothing new is started after it.
-	spanned int64           // Where the next span begins. The lane's.
+	spanned int64 // Where the next span begins. The lane's.
+
+	closeOnce sync.Once
+	closing   chan struct{} // Closed when the drain begins: nothing new is started after it.
 
 	mu         sync.Mutex
 	tracker    tracker
 	handedBack int
 	released   bool
 	next       int64
-	progress   time.Time
 	changed    chan struct{} // Holds a token when something was settled or handed back.
 }
 
 // serve runs one claim from its first message to its drain.
 func serve[T any](ctx context.Context, e *engine, source holdfast.Claim, run call[holdfast.Message, T], l *lane[T], home bool) error {
-	open, drain := context.WithCancelCause(ctx)
-	defer drain(nil)
-	c := newClaim(e, source, open, l.patience, home)
+	c := newClaim(e, source, l.patience, home)
 	e.claims.add(c)
 	defer e.claims.remove(c)
 	defer e.troubles.clearPlace(c.String())
 
 	var watch sync.WaitGroup
 	defer watch.Wait()
+	defer c.close()
 	watch.Go(func() {
 		select {
 		case <-source.Revoked():
-			drain(holdfast.ErrRevoked)
-		case <-open.Done():
+		case <-ctx.Done():
+		case <-c.closing:
 		}
+		c.close()
 	})
 
 	err := consume(ctx, c, run, l)
-	drain(holdfast.ErrRevoked)
+	c.close()
 	if left := c.drain(ctx, l.flush); left != nil {
 		return left
 	}
@@ -66,12 +68,14 @@ func serve[T any](ctx context.Context, e *engine, source holdfast.Claim, run cal
 	return err
 }
 
-func newClaim(e *engine, source holdfast.Claim, open context.Context, patience time.Duration, home bool) *claim {
-	c := &claim{engine: e, source: source, open: open, patience: patience, home: home, changed: make(chan struct{}, 1)}
+func newClaim(e *engine, source holdfast.Claim, patience time.Duration, home bool) *claim {
+	c := &claim{
+		engine: e, source: source, patience: patience, home: home,
+		closing: make(chan struct{}), changed: make(chan struct{}, 1),
+	}
 	c.topic, c.partition = source.Partition()
 	c.next, _ = source.Committed()
 	c.spanned = c.next
-	c.progress = time.Now()
 	return c
 }
 
@@ -79,11 +83,11 @@ func newClaim(e *engine, source holdfast.Claim, open context.Context, patience t
 func consume[T any](ctx context.Context, c *claim, run call[holdfast.Message, T], l *lane[T]) error {
 	for {
 		if c.home {
-			if err := l.waitReady(c.open); err != nil {
-				return errStopped
+			if err := c.waitFor(ctx, l.circuit, 0); err != nil {
+				return err
 			}
 		}
-		messages, err := c.source.Fetch(c.open)
+		messages, err := c.source.Fetch(ctx)
 		if err != nil {
 			return err
 		}
@@ -99,7 +103,7 @@ func process[T any](ctx context.Context, c *claim, messages []holdfast.Message, 
 	var dead []grave
 	fetched := c.engine.now()
 	for i := range messages {
-		if c.open.Err() != nil {
+		if c.draining() {
 			c.handBack(len(dead))
 			return errStopped
 		}
@@ -109,7 +113,7 @@ func process[T any](ctx context.Context, c *claim, messages []holdfast.Message, 
 		var f *failure
 		switch {
 		case err == nil:
-			err = l.add(c.open, holdfast.Item[T]{Source: m, Value: value}, mark{c, n})
+			err = l.add(holdfast.Item[T]{Source: m, Value: value}, mark{c, n})
 		case errors.Is(err, holdfast.ErrSkip):
 			c.engine.counts.skipped.Add(1)
 			c.settle(n)
@@ -123,7 +127,7 @@ func process[T any](ctx context.Context, c *claim, messages []holdfast.Message, 
 			return errStopped
 		}
 		if len(dead) == letterBatch || i == len(messages)-1 {
-			left := c.engine.bury(c.open, dead, c.String()+" dead letters", c.pause)
+			left := c.engine.bury(ctx, dead, c.String()+" dead letters", c.pause)
 			if len(left) > 0 {
 				c.handBack(len(left))
 				return errStopped
@@ -171,7 +175,6 @@ func (c *claim) settle(numbers ...int) {
 			c.next, moved = next, true
 		}
 	}
-	c.progress = time.Now()
 	if moved {
 		// Under the lock, so that nothing is committed after release. Commit only notes the offset.
 		c.source.Commit(c.next)
@@ -195,8 +198,18 @@ func (c *claim) signal() {
 	}
 }
 
+// close begins the drain.
+func (c *claim) close() { c.closeOnce.Do(func() { close(c.closing) }) }
+
 // draining tells whether the claim's drain has begun.
-func (c *claim) draining() bool { return c.open.Err() != nil }
+func (c *claim) draining() bool {
+	select {
+	case <-c.closing:
+		return true
+	default:
+		return false
+	}
+}
 
 // gone tells whether the claim is released.
 func (c *claim) gone() bool {
@@ -237,19 +250,31 @@ func (c *claim) pause(d time.Duration) error {
 	select {
 	case <-timer.C:
 		return nil
-	case <-c.open.Done():
+	case <-c.closing:
 		return errStopped
 	}
 }
 
-// waitFor waits until the circuit would admit a call, but no longer than limit if that is above zero.
-func (c *claim) waitFor(circuit circuit, limit time.Duration) error {
-	ctx := c.open
-	if limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
+// waitFor waits until the circuit would admit a call, but no longer than limit if that is above zero. It returns
+// errStopped when the claim's drain begins first.
+func (c *claim) waitFor(ctx context.Context, circuit circuit, limit time.Duration) error {
+	if circuit == nil {
+		return nil
 	}
+	if limit <= 0 {
+		limit = math.MaxInt64
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer cancel()
+	watch.Go(func() {
+		select {
+		case <-c.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
 	_ = circuit.WaitUntilReady(ctx) // Whether it is ready or the limit passed, the next attempt tells.
 	if c.draining() {
 		return errStopped

@@ -38,8 +38,7 @@ func JSON[T any](_ context.Context, m holdfast.Message) (T, error) {
 
 // withoutValue keeps the kind of value that did not fit, such as "number", and drops the value itself.
 func withoutValue(err error) error {
-	var mismatch *json.UnmarshalTypeError
-	if errors.As(err, &mismatch) {
+	if mismatch, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		kind, _, _ := strings.Cut(mismatch.Value, " ")
 		return fmt.Errorf("field %q: a %s does not fit %v", mismatch.Field, kind, mismatch.Type)
 	}

@@ -3,7 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,8 +42,9 @@ func newLane[T any](e *engine, sink Sink[T], patience time.Duration, place strin
 	return l
 }
 
-// add puts an item into the current batch. It waits while that is full and not yet taken, until ctx ends.
-func (l *lane[T]) add(ctx context.Context, item holdfast.Item[T], m mark) error {
+// add puts an item into the current batch. It waits while that is full and not yet taken, and returns errStopped when
+// the item's claim is drained meanwhile.
+func (l *lane[T]) add(item holdfast.Item[T], m mark) error {
 	size := sizeOf(item.Source)
 	limits := l.engine.cfg.Batch
 	for {
@@ -67,7 +68,7 @@ func (l *lane[T]) add(ctx context.Context, item holdfast.Item[T], m mark) error 
 		l.mu.Unlock()
 		select {
 		case <-b.taken:
-		case <-ctx.Done():
+		case <-m.claim.closing:
 			return errStopped
 		}
 	}
@@ -274,8 +275,7 @@ func (l *lane[T]) rejected(ctx context.Context, b *batch[T], err error) {
 // buryRejected dead-letters b in small steps for as long as the circuit is open. What is left of b is written.
 func (l *lane[T]) buryRejected(ctx context.Context, b *batch[T], err error) {
 	f := &failure{reason: dlq.CircuitOpen, stage: sinkStage, err: err}
-	var open *breaker.OpenError
-	if errors.As(err, &open) {
+	if open, ok := errors.AsType[*breaker.OpenError](err); ok {
 		f.circuit = open.Name
 	}
 	for len(b.items) > 0 && ctx.Err() == nil && l.isOpen(err) {
@@ -304,9 +304,9 @@ func (l *lane[T]) buryAll(ctx context.Context, b *batch[T], reason dlq.Reason, e
 // of b, which has to wait for that, is handed back likewise.
 func (l *lane[T]) bury(ctx context.Context, b *batch[T], graves []grave) {
 	for len(graves) > 0 && ctx.Err() == nil {
-		waiting := &batch[T]{marks: b.marks}
+		waiting := &batch[T]{marks: slices.Clone(b.marks)}
 		for _, g := range graves {
-			waiting.marks = append(waiting.marks[:len(waiting.marks):len(waiting.marks)], g.mark)
+			waiting.marks = append(waiting.marks, g.mark)
 		}
 		graves = l.engine.bury(ctx, graves, l.place+" dead letters", func(d time.Duration) error {
 			return l.pause(ctx, waiting, d)
@@ -344,17 +344,6 @@ func (l *lane[T]) settleHeld(ctx context.Context) {
 	b := l.held
 	l.held, l.heldReady = nil, nil
 	l.settle(ctx, b)
-}
-
-// waitReady waits until the sink's circuit would admit a call.
-func (l *lane[T]) waitReady(ctx context.Context) error {
-	if l.circuit == nil {
-		return ctx.Err()
-	}
-	if err := l.circuit.WaitUntilReady(ctx); err != nil {
-		return fmt.Errorf("pipeline: waiting for the sink's circuit: %w", err)
-	}
-	return nil
 }
 
 // pause waits for d, or until a claim of b is drained, which is errStopped.

@@ -106,7 +106,7 @@ func (s *step) next(ctx context.Context, c *claim, t *trial, err error) error {
 	}
 	switch {
 	case errors.Is(err, breaker.ErrCircuitOpen):
-		return s.rejected(c, t, err)
+		return s.rejected(ctx, c, t, err)
 	case errors.Is(err, breaker.ErrTooManyCalls):
 		return s.hold(c, t, "too many calls", err)
 	case holdfast.IsHold(err), holdfast.IsAmbiguous(err):
@@ -129,7 +129,7 @@ func (s *step) hold(c *claim, t *trial, why string, err error) error {
 }
 
 // rejected waits for the circuit that rejected the message, or ends the waiting.
-func (s *step) rejected(c *claim, t *trial, err error) error {
+func (s *step) rejected(ctx context.Context, c *claim, t *trial, err error) error {
 	var open *breaker.OpenError
 	isOpen := !errors.As(err, &open) || open.State == breaker.Open
 	left := c.patience - s.outage.length()
@@ -153,7 +153,7 @@ func (s *step) rejected(c *claim, t *trial, err error) error {
 	}
 	c.engine.troubles.set(s.place(c), why, err)
 	t.waits++
-	return c.waitFor(s.breaker, left)
+	return c.waitFor(ctx, s.breaker, left)
 }
 
 func (s *step) fail(t *trial, reason dlq.Reason, err error) *failure {
@@ -164,8 +164,7 @@ func (s *step) fail(t *trial, reason dlq.Reason, err error) *failure {
 func (s *step) place(c *claim) string { return c.String() + " stage " + s.name }
 
 func permanentReason(err error) dlq.Reason {
-	var d *DecodeError
-	if errors.As(err, &d) {
+	if _, ok := errors.AsType[*DecodeError](err); ok {
 		return dlq.Undecodable
 	}
 	return dlq.Permanent

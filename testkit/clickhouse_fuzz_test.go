@@ -1,7 +1,9 @@
 package testkit_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"net"
 	"sync"
 	"testing"
@@ -153,5 +155,19 @@ func TestClickHouseBrokenClients(t *testing.T) {
 		changed := append([]byte(nil), data...)
 		changed[i] ^= byte(1 << (i % 8))
 		speak(t, changed)
+	}
+}
+
+// A length costs nothing before its bytes have come: a server that believed these would take the test process with it.
+func TestClickHouseDoesNotBelieveLengths(t *testing.T) {
+	t.Parallel()
+	huge := binary.AppendUvarint(nil, 1<<46)
+	for _, believed := range [][]byte{
+		{0}, // Hello, and the client's name.
+		bytes.ReplaceAll(clientBytes(t, "CREATE TABLE t (a String)", nil, "marker"), []byte("\x06marker"), append(huge, "marker"...)),
+		bytes.ReplaceAll(clientBytes(t, "CREATE TABLE t (a Array(UInt64))", nil, []uint64{1, 2}), // The array's end.
+			[]byte("\x02\x00\x00\x00\x00\x00\x00\x00"), []byte("\x00\xe1\xf5\x05\x00\x00\x00\x00")),
+	} {
+		speak(t, append(believed, huge...))
 	}
 }

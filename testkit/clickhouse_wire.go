@@ -12,9 +12,6 @@ import (
 )
 
 const (
-	// chMaxString bounds one string from the wire: the real server's limit for a String value in a native block is 1 GiB,
-	// no test needs as much.
-	chMaxString = 256 << 20
 	// chMaxRows bounds the rows that one block may announce, ch-go's own limit.
 	chMaxRows = 100_000_000
 	// chMaxColumns bounds the columns that one block may announce.
@@ -49,9 +46,6 @@ func (r *chReader) str() (string, error) {
 	n, err := r.StrLen()
 	if err != nil {
 		return "", err
-	}
-	if n > chMaxString {
-		return "", fmt.Errorf("string of %d bytes, at most %d are taken", n, chMaxString)
 	}
 	b, err := r.bytes(n)
 	return string(b), err

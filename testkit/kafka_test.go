@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"slices"
@@ -381,20 +380,48 @@ func TestKafkaClose(t *testing.T) {
 	})
 }
 
-func TestKafkaConnClosedByClientIsForgotten(t *testing.T) {
-	everywhere(t, testkit.KafkaConfig{}, func(t *testing.T, b *broker) {
-		raw, err := b.dial(t.Context(), "tcp", b.Addrs()[0])
+// When Close returns, every connection is closed, not only about to be.
+func TestKafkaCloseWaitsForItsConnections(t *testing.T) {
+	n := new(testkit.Network)
+	k := testkit.Kafka(t, testkit.KafkaConfig{Network: n})
+	var conns []net.Conn
+	for range 100 {
+		conn, err := n.Dial(t.Context(), "tcp", k.Addrs()[0])
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := raw.Write([]byte{0, 0, 0, 4, 0x7f, 0xff, 0, 0}); err != nil { // Not a Kafka request.
-			t.Fatal(err)
+		conns = append(conns, conn)
+	}
+	k.Close()
+	for i, conn := range conns {
+		if _, err := conn.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("connection %d after Close: %v, want a broken pipe", i, err)
 		}
-		if _, err := raw.Read(make([]byte, 1)); err == nil || errors.Is(err, io.ErrNoProgress) {
-			t.Errorf("nonsense was answered")
+	}
+}
+
+func TestKafkaRefusesNonsense(t *testing.T) {
+	everywhere(t, testkit.KafkaConfig{}, func(t *testing.T, b *broker) {
+		for name, frame := range map[string][]byte{
+			"unknown request": {0, 0, 0, 8, 0x7f, 0xff, 0, 0, 0, 0, 0, 1},
+			"too short":       {0, 0, 0, 1, 0},
+			"too long":        {0x7f, 0xff, 0xff, 0xff},
+			"cut off":         {0, 0, 0, 12, 0, 18, 0, 3, 0, 0, 0, 1, 0, 99, 0, 0},
+		} {
+			conn, err := b.dial(t.Context(), "tcp", b.Addrs()[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Write(frame); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil {
+				t.Errorf("%s: answered", name)
+			}
+			_ = conn.Close()
 		}
-		if err := raw.Close(); err != nil {
-			t.Error(err)
+		if _, err := b.conn(t).ReadPartitions(); err != nil {
+			t.Errorf("the broker does not serve others any more: %v", err)
 		}
 	})
 }

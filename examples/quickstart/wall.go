@@ -70,7 +70,7 @@ func (w *wall) stops() bool {
 	}
 	w.state = raised
 	for c := range w.conns {
-		_ = c.Conn.Close()
+		_ = c.Close()
 	}
 	clear(w.conns)
 	return true

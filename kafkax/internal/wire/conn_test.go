@@ -1,14 +1,16 @@
 package wire_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-io/holdfast"
@@ -16,6 +18,7 @@ import (
 	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 )
 
@@ -272,17 +275,46 @@ func TestSendAhead(t *testing.T) {
 	}
 }
 
-func TestMaxWait(t *testing.T) {
+func TestFetchNothing(t *testing.T) {
 	addr := startCluster(t)
 	conn := dial(t, addr, kafka.Dialer{}, wire.Config{})
 	produce(t, newProducer(t, addr), kgo.StringRecord("a"))
-	begin := time.Now()
-	resp, err := fetch(t, conn, wire.Request{Topic: "orders", Offset: 1, MaxWait: 50 * time.Millisecond})
-	if err != nil || len(resp.Messages) != 0 || resp.NextOffset != 1 || resp.HighWatermark != 1 {
-		t.Errorf("idle: got %+v, %v", resp, err)
+	resp, err := fetch(t, conn, wire.Request{Topic: "orders", Offset: 1, MaxWait: time.Millisecond})
+	if err != nil || len(resp.Messages) != 0 || resp.NextOffset != 1 || resp.HighWatermark != 1 || resp.Size != 0 {
+		t.Errorf("got %+v, %v", resp, err)
 	}
-	if waited := time.Since(begin); waited < 40*time.Millisecond {
-		t.Errorf("the broker waited %v, asked for 50 ms", waited)
+}
+
+func TestRequestOnTheWire(t *testing.T) {
+	for version := int16(4); version <= 11; version++ {
+		synctest.Test(t, func(t *testing.T) {
+			server := newServer(t, version)
+			server.dialer.ClientID = "billing"
+			conn := dial(t, "broker:9092", server.dialer, wire.Config{})
+			req := wire.Request{Topic: "t", Partition: 3, Offset: 1 << 40, MaxWait: 250 * time.Millisecond, MinBytes: 5, MaxBytes: 1 << 19, ReadCommitted: true}
+			if err := conn.Send(req); err != nil {
+				t.Fatal(err)
+			}
+			request := <-server.requests
+			if header, want := string(request[:4])+string(request[8:17]), "\x00\x01\x00"+string(rune(version))+"\x00\x07billing"; header != want {
+				t.Errorf("version %d: header %q, want %q", version, header, want)
+			}
+			got := kmsg.NewPtrFetchRequest()
+			got.Version = version
+			if err := got.ReadFrom(request[17:]); err != nil {
+				t.Fatalf("version %d: %v", version, err)
+			}
+			if again := got.AppendTo(nil); !bytes.Equal(again, request[17:]) {
+				t.Errorf("version %d: %x, want %x", version, request[17:], again)
+			}
+			if got.ReplicaID != -1 || got.MaxWaitMillis != 250 || got.MinBytes != 5 || got.IsolationLevel != 1 || got.SessionEpoch != -1 {
+				t.Errorf("version %d: %+v", version, got)
+			}
+			partition := got.Topics[0].Partitions[0]
+			if got.Topics[0].Topic != "t" || partition.Partition != 3 || partition.FetchOffset != 1<<40 || partition.PartitionMaxBytes != 1<<19 || partition.CurrentLeaderEpoch != -1 {
+				t.Errorf("version %d: %+v", version, got.Topics)
+			}
+		})
 	}
 }
 
@@ -290,46 +322,96 @@ func TestReceiveUnblocks(t *testing.T) {
 	cause := errors.New("enough")
 	for _, c := range []struct {
 		name    string
-		timeout time.Duration
 		unblock func(*wire.Conn, context.CancelCauseFunc)
 		want    error
 	}{
-		{"close", 0, func(conn *wire.Conn, _ context.CancelCauseFunc) { _ = conn.Close() }, net.ErrClosed},
-		{"context", 0, func(_ *wire.Conn, cancel context.CancelCauseFunc) { cancel(cause) }, cause},
-		{"timeout", 20 * time.Millisecond, func(*wire.Conn, context.CancelCauseFunc) {}, os.ErrDeadlineExceeded},
+		{"close", func(conn *wire.Conn, _ context.CancelCauseFunc) { _ = conn.Close() }, net.ErrClosed},
+		{"context", func(_ *wire.Conn, cancel context.CancelCauseFunc) { cancel(cause) }, cause},
+		{"timeout", func(*wire.Conn, context.CancelCauseFunc) {}, os.ErrDeadlineExceeded},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			server := newServer(t)
-			conn := dial(t, server.addr, kafka.Dialer{}, wire.Config{Timeout: c.timeout})
-			if err := conn.Send(wire.Request{Topic: "t"}); err != nil {
-				t.Fatal(err)
-			}
-			ctx, cancel := context.WithCancelCause(t.Context())
-			defer cancel(nil)
-			received := make(chan error)
-			go func() {
-				_, err := conn.Receive(ctx)
-				received <- err
-			}()
-			<-server.requests
-			c.unblock(conn, cancel)
-			if err := <-received; !errors.Is(err, c.want) {
-				t.Errorf("got %v, want %v", err, c.want)
-			}
-			if err := conn.Send(wire.Request{Topic: "t"}); !errors.Is(err, c.want) {
-				t.Errorf("send afterwards: got %v, want %v", err, c.want)
-			}
-			if _, err := conn.Receive(t.Context()); !errors.Is(err, c.want) {
-				t.Errorf("receive afterwards: got %v, want %v", err, c.want)
-			}
-			if err := conn.Close(); err != nil {
-				t.Errorf("second close: %v", err)
-			}
-			if _, err := io.Copy(io.Discard, server.conn); err != nil {
-				t.Errorf("the broker sees %v, want the connection's end", err)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				server := newServer(t, 11)
+				conn := dial(t, "broker:9092", server.dialer, wire.Config{})
+				if err := conn.Send(wire.Request{Topic: "t", MaxWait: 5 * time.Second}); err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithCancelCause(t.Context())
+				defer cancel(nil)
+				begin := time.Now()
+				received := make(chan error)
+				go func() {
+					_, err := conn.Receive(ctx)
+					received <- err
+				}()
+				synctest.Wait()
+				c.unblock(conn, cancel)
+				if err := <-received; !errors.Is(err, c.want) {
+					t.Errorf("got %v, want %v", err, c.want)
+				}
+				if waited := time.Since(begin); waited != 0 && (c.name != "timeout" || waited != 15*time.Second) {
+					t.Errorf("unblocked after %v", waited)
+				}
+				if err := conn.Send(wire.Request{Topic: "t"}); !errors.Is(err, c.want) {
+					t.Errorf("send afterwards: got %v, want %v", err, c.want)
+				}
+				if _, err := conn.Receive(t.Context()); !errors.Is(err, c.want) {
+					t.Errorf("receive afterwards: got %v, want %v", err, c.want)
+				}
+				if err := conn.Close(); err != nil {
+					t.Errorf("second close: %v", err)
+				}
+				for range server.requests { // ends when the broker sees the connection's end
+				}
+			})
 		})
 	}
+}
+
+func TestSendIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := newServer(t, 11)
+		conn := dial(t, "broker:9092", server.dialer, wire.Config{})
+		for range cap(server.requests) {
+			server.requests <- nil
+		}
+		if err := conn.Send(wire.Request{Topic: "t"}); err != nil {
+			t.Fatal(err)
+		}
+		// The broker is stuck with this request and reads no further.
+		if err := conn.Send(wire.Request{Topic: "t"}); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("got %v, want a timeout", err)
+		}
+		for range cap(server.requests) {
+			<-server.requests
+		}
+	})
+}
+
+// A broker over its quota answers at once and is silent afterwards.
+func TestReceiveAllowsForThrottle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := newServer(t, 11)
+		conn := dial(t, "broker:9092", server.dialer, wire.Config{Timeout: time.Second})
+		const throttle = 30 * time.Second
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for request := range server.requests {
+				if server.answer(request, emptyAnswer(int32(throttle.Milliseconds()))) != nil {
+					return
+				}
+				time.Sleep(throttle)
+			}
+		}()
+		for range 3 {
+			if resp, err := fetch(t, conn, wire.Request{Topic: "t"}); err != nil || resp.Throttle != throttle {
+				t.Fatalf("got %+v, %v", resp, err)
+			}
+		}
+		_ = conn.Close()
+		<-done
+	})
 }
 
 func TestHostileAnswer(t *testing.T) {
@@ -338,27 +420,33 @@ func TestHostileAnswer(t *testing.T) {
 		answer []byte // size and correlation id included
 		want   string
 	}{
-		{"size over the limit", []byte{0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 1}, "malformed"},
-		{"negative size", []byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1}, "malformed"},
-		{"size below its own header", []byte{0, 0, 0, 3, 0, 0, 0, 1}, "malformed"},
-		{"another request's id", []byte{0, 0, 0, 4, 0, 0, 0, 9}, "malformed"},
-		{"ends early", []byte{0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0}, "malformed"},
+		{"size over the limit", []byte{0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 1}, "2147483643 bytes"},
+		{"negative size", []byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1}, "-5 bytes"},
+		{"size below its own header", []byte{0, 0, 0, 3, 0, 0, 0, 1}, "-1 bytes"},
+		{"another request's id", []byte{0, 0, 0, 4, 0, 0, 0, 9}, "request 9"},
+		{"ends early", []byte{0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0}, "ends early"},
 		{"cut off", []byte{0, 0, 1, 0, 0, 0, 0, 1, 0, 0}, "unexpected EOF"},
 		{"claims much, sends little", []byte{0x07, 0xff, 0xff, 0xff, 0, 0, 0, 1, 0, 0}, "unexpected EOF"},
 		{"nothing", nil, "EOF"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			server := newServer(t)
-			conn := dial(t, server.addr, kafka.Dialer{}, wire.Config{})
+			server := newServer(t, 11)
+			conn := dial(t, "broker:9092", server.dialer, wire.Config{})
 			if err := conn.Send(wire.Request{Topic: "t"}); err != nil {
 				t.Fatal(err)
 			}
 			<-server.requests
-			if _, err := server.conn.Write(c.answer); err != nil {
-				t.Fatal(err)
-			}
-			_ = server.conn.Close()
+			go func() {
+				_, _ = server.conn.Write(c.answer)
+				_ = server.conn.Close()
+			}()
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
 			_, err := conn.Receive(t.Context())
+			runtime.ReadMemStats(&after)
+			if took := after.TotalAlloc - before.TotalAlloc; took > 8<<20 {
+				t.Errorf("took %d bytes of memory", took)
+			}
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %s", err, c.want)
 			}

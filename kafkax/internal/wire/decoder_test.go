@@ -85,6 +85,7 @@ func TestNextOffset(t *testing.T) {
 		{"a few bytes at the end", 0, [][]byte{plainBatch(0, 0, 0).encode(t), {0, 0, 0}}, "[0]", 1},
 		{"a corrupt batch later", 0, [][]byte{plainBatch(0, 0, 0).encode(t), corrupt(plainBatch(1, 0, 1).encode(t))}, "[0]", 1},
 		{"a corrupt batch behind a control batch", 0, [][]byte{marker(0, 7, true).encode(t), corrupt(plainBatch(1, 0, 1).encode(t))}, "[]", 1},
+		{"only a batch wholly before", 5, [][]byte{plainBatch(0, 0, 0, 1).encode(t)}, "[]", 5},
 		{"batches that overlap", 0, [][]byte{plainBatch(0, 0, 0, 1, 2).encode(t), plainBatch(1, 0, 1, 2, 3).encode(t)}, "[0 1 2 3]", 4},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -141,7 +142,7 @@ func TestCorruptBatch(t *testing.T) {
 		{"negative length", with(8, 0xff, 0xff, 0xff, 0xff), ErrCorrupt, "length -1"},
 		{"negative base offset", with(0, 0x80), ErrCorrupt, "base offset"},
 		{"offsets overflow", with(0, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), ErrCorrupt, "base offset"},
-		{"negative last delta", with(23, 0xff), ErrCorrupt, "last offset delta"},
+		{"negative last delta", with(23, 0xff, 0xff, 0xff, 0xff), ErrCorrupt, "last offset delta"},
 		{"negative count", with(57, 0xff), ErrCorrupt, "records"},
 		{"huge count", with(57, 0x7f, 0xff, 0xff, 0xff), ErrCorrupt, "2147483647 records"},
 		{"one record too few", with(57, 0, 0, 0, 1), ErrCorrupt, "behind its 1 records"},
@@ -157,6 +158,7 @@ func TestCorruptBatch(t *testing.T) {
 		{"a byte behind the headers", wrapped([]byte{14, 0, 0, 0, 1, 1, 0, 0}, 1), ErrCorrupt, "headers"},
 		{"negative header count", wrapped([]byte{12, 0, 0, 0, 1, 1, 1}, 1), ErrCorrupt, "headers"},
 		{"huge header count", wrapped([]byte{20, 0, 0, 0, 1, 1, 0xfe, 0xff, 0xff, 0xff, 0x0f}, 1), ErrCorrupt, "headers"},
+		{"a byte behind a header", wrapped([]byte{18, 0, 0, 0, 1, 1, 2, 0, 1, 0}, 1), ErrCorrupt, "headers"},
 		{"null header key", wrapped([]byte{16, 0, 0, 0, 1, 1, 2, 1, 1}, 1), ErrCorrupt, "headers"},
 		{"endless varint", wrapped(bytes.Repeat([]byte{0xff}, 20), 1), ErrCorrupt, "does not parse"},
 		{"codec 5", codec(5, records), ErrCorrupt, "codec 5"},
@@ -198,7 +200,11 @@ func TestReadCommitted(t *testing.T) {
 	batches := [][]byte{
 		transactionalBatch(0, 7).encode(t), // aborted
 		transactionalBatch(1, 8).encode(t),
-		plainBatch(2, 0, 2).encode(t),
+		func() []byte { // not transactional, so not part of what is aborted
+			h := plainBatch(2, 0, 2)
+			h.producer = 7
+			return h.encode(t)
+		}(),
 		marker(3, 7, false).encode(t),
 		transactionalBatch(4, 7).encode(t), // the same producer's next one
 		marker(5, 8, true).encode(t),
@@ -229,6 +235,19 @@ func TestReadCommitted(t *testing.T) {
 			}
 		})
 	}
+	t.Run("answers know nothing of each other", func(t *testing.T) {
+		d := decoder{limit: defaultMaxBytes}
+		req := Request{Topic: "t", Partition: 3, ReadCommitted: true}
+		first := rawAnswer{lastStable: 9, aborted: []abortedTransaction{{7, 0}}, batches: batches[:1]}
+		second := rawAnswer{lastStable: 9, batches: batches[4:5]}
+		if resp, err := d.decode(req, maxFetchVersion, first.encode(maxFetchVersion)); err != nil || len(resp.Messages) != 0 {
+			t.Errorf("first: %v, %v", offsets(resp.Messages), err)
+		}
+		req.Offset = 4
+		if resp, err := d.decode(req, maxFetchVersion, second.encode(maxFetchVersion)); err != nil || len(resp.Messages) != 1 {
+			t.Errorf("second: %v, %v", offsets(resp.Messages), err)
+		}
+	})
 	t.Run("marker that cannot be read", func(t *testing.T) {
 		h := marker(0, 7, false)
 		h.records[0].key = []byte{0}
@@ -385,6 +404,13 @@ func TestMalformedAnswer(t *testing.T) {
 			t.Errorf("another %s: got %v", name, err)
 		}
 	}
+	for name, at := range map[string]int{"topics": 13, "partitions": 20} {
+		answer := good.encode(maxFetchVersion)
+		answer[at] = 2
+		if _, err := d.decode(req, maxFetchVersion, answer); !errors.Is(err, errMalformed) {
+			t.Errorf("two %s: got %v", name, err)
+		}
+	}
 	failed := good.encode(maxFetchVersion)
 	failed[5] = byte(kafka.BrokerNotAvailable)
 	if _, err := d.decode(req, maxFetchVersion, failed); !errors.Is(err, kafka.BrokerNotAvailable) {
@@ -405,22 +431,28 @@ func TestArena(t *testing.T) {
 		d := decoder{limit: defaultMaxBytes}
 		req := Request{Topic: "t", Partition: 3}
 		var kept []holdfast.Message
-		for i := range int64(20) {
-			h := plainBatch(i, 0, i)
+		for base := int64(0); base < 20; base += 2 {
+			h := plainBatch(base, 0, base, base+1)
 			h.attributes = int16(code)
-			h.records[0].key = []byte("key")
-			h.records[0].headers = []holdfast.Header{{Key: fmt.Sprint("h", i), Value: fmt.Appendf(nil, "v%d", i)}}
-			req.Offset = i
+			for i := range h.records {
+				r := &h.records[i]
+				r.key = []byte("key")
+				r.headers = []holdfast.Header{{Key: fmt.Sprint("h", r.offset), Value: fmt.Appendf(nil, "v%d", r.offset)}}
+			}
+			req.Offset = base
 			resp, err := d.decode(req, maxFetchVersion, rawAnswer{batches: [][]byte{h.encode(t)}}.encode(maxFetchVersion))
 			if err != nil {
 				t.Fatal(err)
 			}
 			kept = append(kept, resp.Messages...)
 		}
-		for i, m := range kept {
+		for _, m := range kept {
 			_ = append(m.Key, "overrun"...)
+			_ = append(m.Value, "overrun"...)
 			_ = append(m.Headers[0].Value, "overrun"...)
-			_ = append(m.Headers, holdfast.Header{})
+			_ = append(m.Headers, holdfast.Header{Key: "overrun"})
+		}
+		for i, m := range kept {
 			want := fmt.Sprintf("%d key %d h%d v%d", i, i, i, i)
 			if got := fmt.Sprintf("%d %s %s %s %s", m.Offset, m.Key, m.Value, m.Headers[0].Key, m.Headers[0].Value); got != want {
 				t.Errorf("%v: got %q, want %q", code, got, want)

@@ -9,10 +9,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
@@ -111,72 +114,53 @@ func TestDialUnblocks(t *testing.T) {
 		"sasl":     {SASLMechanism: plain.Mechanism{Username: "alice", Password: "secret"}},
 		"tls":      {TLS: clientTLS},
 	} {
-		t.Run(name, func(t *testing.T) {
-			listener, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer listener.Close()
-			ctx, cancel := context.WithCancelCause(t.Context())
-			defer cancel(nil)
-			closed := make(chan error, 1)
-			go func() {
-				conn, err := listener.Accept()
-				if err != nil {
-					closed <- err
-					return
-				}
-				defer conn.Close()
-				_, err = conn.Read(make([]byte, 1)) // the handshake has begun
-				cancel(cause)
-				for err == nil {
-					_, err = conn.Read(make([]byte, 1024))
-				}
-				closed <- err
-			}()
-			if _, err := wire.Dial(ctx, &d, "tcp", listener.Addr().String(), wire.Config{}); !errors.Is(err, cause) {
-				t.Errorf("got %v, want %v", err, cause)
-			}
-			if err := <-closed; err == nil {
-				t.Error("the broker still has the connection")
-			}
-		})
-		t.Run(name+" times out", func(t *testing.T) {
-			listener, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer listener.Close()
-			_, err = wire.Dial(t.Context(), &d, "tcp", listener.Addr().String(), wire.Config{Timeout: 20 * time.Millisecond})
-			var timeout interface{ Timeout() bool }
-			if !errors.As(err, &timeout) || !timeout.Timeout() {
-				t.Errorf("got %v, want a timeout", err)
-			}
-		})
+		for _, timesOut := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, timesOut), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					client, broker := net.Pipe()
+					defer broker.Close()
+					d := d
+					d.DialFunc = func(context.Context, string, string) (net.Conn, error) { return client, nil }
+					ctx, cancel := context.WithCancelCause(t.Context())
+					defer cancel(nil)
+					closed := make(chan struct{})
+					go func() {
+						_, err := io.Copy(io.Discard, broker)
+						if err != nil {
+							t.Errorf("the broker sees %v, want the connection's end", err)
+						}
+						close(closed)
+					}()
+					want, begin := cause, time.Now()
+					if timesOut {
+						want = context.DeadlineExceeded
+					} else {
+						time.AfterFunc(time.Second, func() { cancel(cause) })
+					}
+					_, err := wire.Dial(ctx, &d, "tcp", "broker:9092", wire.Config{Timeout: 5 * time.Second})
+					if !errors.Is(err, want) && !errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Errorf("got %v, want %v", err, want)
+					}
+					if waited := time.Since(begin); waited > 5*time.Second || !timesOut && waited != time.Second {
+						t.Errorf("waited %v", waited)
+					}
+					<-closed
+				})
+			})
+		}
 	}
 }
 
 func TestDialUsesDialFunc(t *testing.T) {
 	addr := startCluster(t)
 	var asked []string
-	d := kafka.Dialer{ClientID: "billing", DialFunc: func(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := kafka.Dialer{DialFunc: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		asked = append(asked, network+" "+addr)
 		return new(net.Dialer).DialContext(ctx, network, addr)
 	}}
 	dial(t, addr, d, wire.Config{})
 	if want := "[tcp " + addr + "]"; fmt.Sprint(asked) != want {
 		t.Errorf("dialled %v, want %v", asked, want)
-	}
-}
-
-func TestClientID(t *testing.T) {
-	server := newServer(t)
-	conn := dial(t, server.addr, kafka.Dialer{ClientID: "billing"}, wire.Config{})
-	if err := conn.Send(wire.Request{Topic: "t"}); err != nil {
-		t.Fatal(err)
-	}
-	if request := <-server.requests; !strings.HasPrefix(string(request[8:]), "\x00\x07billing") {
-		t.Errorf("the request begins with %q", request)
 	}
 }
 

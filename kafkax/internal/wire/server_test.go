@@ -1,65 +1,80 @@
 package wire_test
 
 import (
+	"context"
 	"encoding/binary"
 	"io"
 	"net"
 	"testing"
+
+	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
+	"github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// server is a broker that answers one connection's ApiVersions and nothing more; the test answers the rest on conn.
+// server is a broker at the other end of a pipe. It answers ApiVersions; everything else is up to the test.
 type server struct {
-	addr     string
-	requests chan []byte // every later request, without its size
-	conn     net.Conn    // set before requests has the first
+	conn     net.Conn
+	version  int16       // the highest of Fetch that it speaks
+	requests chan []byte // without their sizes; closed when the connection ends
+	dialer   kafka.Dialer
 }
 
-func newServer(t *testing.T) *server {
+func newServer(t *testing.T, version int16) *server {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{addr: listener.Addr().String(), requests: make(chan []byte, 1)}
+	client, conn := net.Pipe()
+	s := &server{conn: conn, version: version, requests: make(chan []byte, wire.MaxOutstanding)}
+	s.dialer.DialFunc = func(context.Context, string, string) (net.Conn, error) { return client, nil }
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		var err error
-		if s.conn, err = listener.Accept(); err != nil {
-			return
-		}
-		request := readRequest(s.conn)
-		if request == nil {
-			return
-		}
-		answer := []byte{0, 0, 0, 16}
-		answer = append(answer, request[4:8]...)                     // correlation id
-		answer = append(answer, 0, 0, 0, 0, 0, 1, 0, 1, 0, 4, 0, 11) // no error, one API: Fetch 4 to 11
-		if _, err := s.conn.Write(answer); err != nil {
-			return
-		}
-		if request := readRequest(s.conn); request != nil {
-			s.requests <- request
-		}
+		s.serve()
 	}()
 	t.Cleanup(func() {
-		_ = listener.Close()
+		_ = conn.Close()
 		<-done
-		if s.conn != nil {
-			_ = s.conn.Close()
-		}
 	})
 	return s
 }
 
-func readRequest(r io.Reader) []byte {
-	var size [4]byte
-	if _, err := io.ReadFull(r, size[:]); err != nil {
-		return nil
+func (s *server) serve() {
+	defer close(s.requests)
+	for {
+		var size [4]byte
+		if _, err := io.ReadFull(s.conn, size[:]); err != nil {
+			return
+		}
+		request := make([]byte, binary.BigEndian.Uint32(size[:]))
+		if _, err := io.ReadFull(s.conn, request); err != nil {
+			return
+		}
+		if key := int16(binary.BigEndian.Uint16(request)); key != kmsg.ApiVersions.Int16() {
+			s.requests <- request
+			continue
+		}
+		versions := kmsg.NewPtrApiVersionsResponse()
+		versions.ApiKeys = []kmsg.ApiVersionsResponseApiKey{{ApiKey: kmsg.Fetch.Int16(), MinVersion: 0, MaxVersion: s.version}}
+		if err := s.answer(request, versions); err != nil {
+			return
+		}
 	}
-	b := make([]byte, binary.BigEndian.Uint32(size[:]))
-	if _, err := io.ReadFull(r, b); err != nil {
-		return nil
-	}
-	return b
+}
+
+// answer sends the response to request.
+func (s *server) answer(request []byte, response kmsg.Response) error {
+	response.SetVersion(int16(binary.BigEndian.Uint16(request[2:])))
+	body := response.AppendTo(append([]byte{0, 0, 0, 0}, request[4:8]...))
+	binary.BigEndian.PutUint32(body, uint32(len(body)-4))
+	_, err := s.conn.Write(body)
+	return err
+}
+
+// emptyAnswer is the answer to a fetch of topic t that brings nothing.
+func emptyAnswer(throttleMillis int32) *kmsg.FetchResponse {
+	partition := kmsg.NewFetchResponseTopicPartition()
+	topic := kmsg.NewFetchResponseTopic()
+	topic.Topic, topic.Partitions = "t", []kmsg.FetchResponseTopicPartition{partition}
+	response := kmsg.NewPtrFetchResponse()
+	response.ThrottleMillis, response.Topics = throttleMillis, []kmsg.FetchResponseTopic{topic}
+	return response
 }

@@ -13,11 +13,10 @@ const (
 	xerialHeader = 16 // magic, version, lowest compatible version
 )
 
-// checkSnappy refuses what says that it decompresses to more than limit bytes: the codec allocates what a block says.
+// checkSnappy refuses blocks that say that they decompress to more than limit bytes: the codec allocates what they say.
 func checkSnappy(b []byte, limit int) error {
 	if len(b) < xerialHeader || !bytes.HasPrefix(b, []byte(xerialMagic)) {
-		_, err := snappySize(b, limit)
-		return err
+		return checkSnappyBlock(b, limit)
 	}
 	in := cursor{b: b[xerialHeader:]}
 	for len(in.b) > 0 {
@@ -25,23 +24,20 @@ func checkSnappy(b []byte, limit int) error {
 		if in.short {
 			return fmt.Errorf("%w: snappy: a block ends early", ErrCorrupt)
 		}
-		n, err := snappySize(block, limit)
-		if err != nil {
+		if err := checkSnappyBlock(block, limit); err != nil {
 			return err
 		}
-		limit -= n
 	}
 	return nil
 }
 
-// snappySize is what a block says it decompresses to.
-func snappySize(block []byte, limit int) (int, error) {
+func checkSnappyBlock(block []byte, limit int) error {
 	n, length := binary.Uvarint(block)
 	if length <= 0 {
-		return 0, fmt.Errorf("%w: snappy: a block without its size", ErrCorrupt)
+		return fmt.Errorf("%w: snappy: a block without its size", ErrCorrupt)
 	}
 	if n > uint64(limit) {
-		return 0, ErrTooLarge
+		return ErrTooLarge
 	}
-	return int(n), nil
+	return nil
 }

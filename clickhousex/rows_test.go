@@ -1,0 +1,211 @@
+package clickhousex_test
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/clickhousex"
+	"github.com/holdfast-io/holdfast/testkit"
+)
+
+type cell[V any] struct {
+	V V `ch:"v"`
+}
+
+// insertCells writes one row for each value into a table of one column, and gives Write's error and what was stored.
+func insertCells[V any](t *testing.T, column string, values ...V) (stored []any, err error) {
+	t.Helper()
+	cfg := testkit.ClickHouseConfig{Tables: []string{"CREATE TABLE cells (v " + column + ") ENGINE = Memory"}}
+	bubble(t, cfg, func(t *testing.T, s *testkit.ClickHouseServer) {
+		in := newInserter[cell[V]](t, open(t, options(s), clickhousex.Config{}), "cells", clickhousex.InserterConfig{})
+		var b holdfast.Batch[cell[V]]
+		for _, v := range values {
+			b.Items = append(b.Items, holdfast.Item[cell[V]]{Value: cell[V]{v}})
+		}
+		err = in.Write(t.Context(), b)
+		stored = s.Values("cells", "v")
+	})
+	return stored, err
+}
+
+// takes fails unless every value is stored, as want says.
+func takes[V any](t *testing.T, column string, values []V, want ...any) {
+	t.Helper()
+	stored, err := insertCells(t, column, values...)
+	if err != nil {
+		t.Errorf("%s from %T: %v", column, values, err)
+	}
+	if fmt.Sprintf("%T %v", stored, stored) != fmt.Sprintf("%T %v", want, want) {
+		t.Errorf("%s from %T: stored %v, want %v", column, values, stored, want)
+	}
+}
+
+// refuses fails unless every value is refused, with an error that names the column and not the value.
+func refuses[V any](t *testing.T, column string, values ...V) {
+	t.Helper()
+	stored, err := insertCells(t, column, values...)
+	if len(stored) != 0 {
+		t.Errorf("%s from %T: stored %v of %v", column, values, stored, values)
+	}
+	items := refusals(t, err)
+	for i, v := range values {
+		var fault *clickhousex.RowError
+		if !errors.As(items[i], &fault) || fault.Row != i || fault.Column != "v" || fault.Type != column {
+			t.Errorf("%s from %T: %v was refused with %v", column, values, v, items[i])
+			continue
+		}
+		if text := fmt.Sprint(v); len(text) > 2 && strings.Contains(fault.Error(), text) {
+			t.Errorf("%q repeats the value", fault)
+		}
+	}
+}
+
+// holds fails unless the column is refused as such, whatever the rows.
+func holds[V any](t *testing.T, column string, value V) {
+	t.Helper()
+	_, err := insertCells(t, column, value)
+	var fault *clickhousex.ColumnError
+	if !errors.As(err, &fault) || !holdfast.IsHold(err) || holdfast.IsPermanent(err) {
+		t.Errorf("%s from %T: got %v, want a ColumnError that holds", column, value, err)
+	}
+}
+
+func ptr[V any](v V) *V { return &v }
+
+func TestRowsTaken(t *testing.T) {
+	type myString string
+	type myInt int32
+	day := time.Date(2024, 2, 29, 0, 0, 0, 0, time.UTC)
+	second := time.Date(2024, 2, 29, 13, 14, 15, 0, time.UTC)
+	milli := second.Add(123 * time.Millisecond)
+
+	takes(t, "Int8", []int{-128, 127}, int8(-128), int8(127))
+	takes(t, "UInt8", []uint64{0, 255}, uint8(0), uint8(255))
+	takes(t, "UInt8", []bool{true, false}, uint8(1), uint8(0))
+	takes(t, "Int64", []uint64{math.MaxInt64}, int64(math.MaxInt64))
+	takes(t, "UInt64", []uint64{math.MaxUint64}, uint64(math.MaxUint64))
+	takes(t, "Int16", []myInt{-5}, int16(-5))
+	takes(t, "Int64", []time.Duration{time.Second}, int64(time.Second))
+	takes(t, "Float32", []float64{0.5, math.Inf(1)}, float32(0.5), float32(math.Inf(1)))
+	takes(t, "Float64", []int{1 << 53}, float64(1<<53))
+	takes(t, "Bool", []bool{true}, true)
+	takes(t, "String", []myString{"a", ""}, "a", "")
+	takes(t, "String", [][]byte{[]byte("a"), nil}, "a", "")
+	takes(t, "FixedString(3)", []string{"abc", "a"}, "abc", "a\x00\x00")
+	takes(t, "FixedString(3)", [][3]byte{{1, 2, 3}}, "\x01\x02\x03")
+	takes(t, "Enum8('on' = 1, 'off' = -2)", []string{"off", "on", "off"}, "off", "on", "off")
+	takes(t, "Date", []time.Time{day}, day)
+	takes(t, "Date32", []time.Time{time.Date(1969, 12, 31, 12, 0, 0, 0, time.UTC)}, time.Date(1969, 12, 31, 0, 0, 0, 0, time.UTC))
+	takes(t, "DateTime", []time.Time{second}, second)
+	takes(t, "DateTime64(3)", []time.Time{milli}, milli)
+	takes(t, "Array(Int16)", [][]int16{{1, 2}, nil}, []any{int16(1), int16(2)}, []any{})
+	takes(t, "Map(String, UInt8)", []map[string]uint8{{"a": 1}}, map[any]any{"a": uint8(1)})
+	takes(t, "UUID", []string{"61f0c404-5cb3-11e7-907b-a6006ad3dba0"}, "61f0c404-5cb3-11e7-907b-a6006ad3dba0")
+
+	takes(t, "Nullable(Int32)", []*int{ptr(5), nil, ptr(0)}, int32(5), nil, int32(0))
+	takes(t, "Nullable(Date)", []*time.Time{nil, &day}, nil, day)
+	takes(t, "Nullable(Date)", []time.Time{day}, day)
+	takes(t, "Nullable(Bool)", []bool{true}, true)
+	takes(t, "Nullable(String)", []sql.NullString{{String: "a", Valid: true}, {}}, "a", nil)
+	takes(t, "Nullable(DateTime)", []sql.NullTime{{}, {Time: second, Valid: true}}, nil, second)
+	takes(t, "LowCardinality(String)", []string{"a", "b", "a"}, "a", "b", "a")
+	takes(t, "LowCardinality(String)", [][]byte{[]byte("a")}, "a")
+	takes(t, "LowCardinality(Nullable(String))", []*string{nil, ptr("a"), ptr("a"), ptr("")}, nil, "a", "a", "")
+	takes(t, "Int8", []*int{ptr(5)}, int8(5))
+	takes(t, "Int8", []any{int64(5)}, int8(5))
+}
+
+func TestRowsRefused(t *testing.T) {
+	var zero time.Time
+	at := func(year int) time.Time { return time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC) }
+
+	refuses(t, "UInt8", 300, -1, 256)
+	refuses(t, "Int8", uint64(128), uint64(math.MaxUint64))
+	refuses(t, "Int64", uint64(math.MaxUint64), uint64(math.MaxInt64)+1)
+	refuses(t, "UInt64", int64(-1), int64(math.MinInt64))
+	refuses(t, "UInt32", int64(1)<<32)
+	refuses(t, "Float32", math.MaxFloat64)
+	refuses(t, "Float64", int64(1)<<53+1, math.MaxInt64)
+	refuses(t, "FixedString(3)", "abcd")
+	refuses(t, "FixedString(3)", []byte("abcd"))
+	refuses(t, "Enum8('on' = 1)", "offline")
+	refuses(t, "Enum8('on' = 1)", 257)
+	refuses(t, "Date", zero, at(1969), at(2150))
+	refuses(t, "Date32", zero, at(1899), at(2300))
+	refuses(t, "DateTime", zero, at(1969), at(2107))
+	refuses(t, "DateTime64(3)", zero, at(1899), at(2263))
+	refuses[*int](t, "Int32", nil)
+	refuses[*string](t, "String", nil)
+	refuses[any](t, "Int32", nil, "text", 1<<40)
+	refuses(t, "String", sql.NullString{})
+	refuses(t, "UInt8", sql.NullInt64{Int64: 300, Valid: true})
+	refuses(t, "Nullable(UInt8)", ptr(300))
+	refuses(t, "LowCardinality(FixedString(2))", "abc")
+	refuses(t, "Array(UInt8)", []int{1, 300})
+	refuses(t, "Array(Array(Int8))", [][]int{{1}, {2, 128}})
+	refuses(t, "Array(String)", []*string{nil})
+	refuses(t, "Map(String, UInt8)", map[string]int{"a": 300})
+	refuses(t, "UUID", "not a uuid")
+}
+
+func TestColumnsHeld(t *testing.T) {
+	holds(t, "Int32", 1.5)
+	holds(t, "Int32", "1")
+	holds(t, "String", 1)
+	holds(t, "String", struct{ A int }{})
+	holds(t, "Date", "2024-02-29")
+	holds(t, "Bool", 1)
+	holds(t, "Array(Int8)", 5)
+}
+
+// TestRefusedRowsLeaveNoTrace: a row that a later column refuses is in no column, and its neighbours keep their values.
+func TestRefusedRowsLeaveNoTrace(t *testing.T) {
+	type wide struct {
+		A int      `ch:"a"`
+		B *int     `ch:"b"`
+		C []string `ch:"c"`
+		D int      `ch:"d"`
+	}
+	cfg := testkit.ClickHouseConfig{Tables: []string{
+		"CREATE TABLE wide (a Int8, b Nullable(Int8), c Array(String), d UInt8) ENGINE = MergeTree ORDER BY a",
+	}}
+	bubble(t, cfg, func(t *testing.T, s *testkit.ClickHouseServer) {
+		in := newInserter[*wide](t, open(t, options(s), clickhousex.Config{}), "wide", clickhousex.InserterConfig{})
+		rows := []*wide{
+			{1, ptr(1), []string{"1"}, 1},
+			{2, ptr(2), []string{"2"}, -2},
+			nil,
+			{3, nil, []string{"3"}, 3},
+			{4, ptr(400), []string{"4"}, 4},
+		}
+		var b holdfast.Batch[*wide]
+		for _, row := range rows {
+			b.Items = append(b.Items, holdfast.Item[*wide]{Value: row})
+		}
+		items := refusals(t, in.Write(t.Context(), b))
+		if len(items) != 3 || items[1] == nil || items[2] == nil || items[4] == nil {
+			t.Errorf("refused %v, want items 1, 2 and 4", items)
+		}
+		for column, want := range map[string]string{"a": "[1 3]", "b": "[1 <nil>]", "c": "[[1] [3]]", "d": "[1 3]"} {
+			if got := fmt.Sprint(s.Values("wide", column)); got != want {
+				t.Errorf("column %s is %s, want %s", column, got, want)
+			}
+		}
+		if got := in.Stats(); got.Rows != 2 || got.Refused != 3 {
+			t.Errorf("Stats = %+v", got)
+		}
+
+		// Bad rows need no server: they are found with the circuit open.
+		b.Items = b.Items[1:3]
+		s.Stop()
+		if items := refusals(t, in.Write(t.Context(), b)); len(items) != 2 {
+			t.Errorf("refused %v, want both", items)
+		}
+	})
+}
