@@ -3,7 +3,9 @@ package breaker_test
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/holdfast-io/holdfast/breaker"
@@ -11,12 +13,16 @@ import (
 
 func TestGroupMakesOneOfEachUnderRaces(t *testing.T) {
 	var g breaker.Group // The zero one.
-	const names, goroutines = 10, 32
+	const names, goroutines = 300, 4
+	var arrived [names]atomic.Int32
 	var got [names][goroutines]*breaker.Breaker
 	var wg sync.WaitGroup
 	for i := range goroutines {
 		wg.Go(func() {
 			for n := range names {
+				for arrived[n].Add(1); arrived[n].Load() < goroutines; { // All meet at each name.
+					runtime.Gosched()
+				}
 				b, err := g.GetOrCreate(breaker.DefaultConfig(fmt.Sprint(n)))
 				if err != nil {
 					t.Error(err)

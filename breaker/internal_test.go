@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"math"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -92,22 +94,36 @@ func TestPitfall22CountersDoNotWrap(t *testing.T) {
 }
 
 func TestPitfall24NoUpdateIsLost(t *testing.T) {
-	const goroutines, each = 8, 2000
+	const goroutines, rounds = 4, 20000
 	w := newWindow(10 * time.Second)
+	var arrived [rounds]atomic.Int32
 	var wg sync.WaitGroup
 	for g := range goroutines {
 		wg.Go(func() {
-			for i := range each {
-				// All meet in the rotation to a new slice, again and again.
-				w.record(time.Duration(i/250)*time.Second, g%2 == 0, g%4 == 0)
+			for i := range rounds {
+				// All meet at each turn of the slices.
+				for arrived[i].Add(1); arrived[i].Load() < goroutines; {
+					runtime.Gosched()
+				}
+				w.record(time.Duration(i)*time.Second, g%2 == 0, g%4 == 0)
+				w.record(time.Duration(i)*time.Second, g%2 == 0, g%4 == 0)
+				if i%windowSlices != windowSlices-1 {
+					continue
+				}
+				for arrived[i].Add(1); arrived[i].Load() < 2*goroutines; {
+					runtime.Gosched()
+				}
+				calls, failures, slow := w.sum(time.Duration(i) * time.Second)
+				if want := uint64(2 * goroutines * windowSlices); calls != want || failures != want/2 || slow != want/4 {
+					t.Errorf("%d calls, %d failures, %d slow; want %d and a half and a quarter of it", calls, failures, slow, want)
+				}
+				for arrived[i].Add(1); arrived[i].Load() < 3*goroutines; {
+					runtime.Gosched()
+				}
 			}
 		})
 	}
 	wg.Wait()
-	calls, failures, slow := w.sum(7 * time.Second)
-	if calls != goroutines*each || failures != calls/2 || slow != calls/4 {
-		t.Fatalf("%d calls, %d failures, %d slow; want %d and a half and a quarter of it", calls, failures, slow, goroutines*each)
-	}
 }
 
 func TestWindowSlides(t *testing.T) {

@@ -101,21 +101,42 @@ func TestWaitUntilReadyPassesOnALostTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := steady(t)
 		run(t, b, 1, fail)
-		ready := make(chan time.Duration, 3)
+		type wake struct {
+			waiter int
+			after  time.Duration
+		}
+		ready := make(chan wake, 3)
 		began := time.Now()
-		for range 3 {
+		for waiter := range 3 {
 			go func() { // Nobody calls.
 				if err := b.WaitUntilReady(t.Context()); err != nil {
 					t.Error(err)
 				}
-				ready <- time.Since(began)
+				ready <- wake{waiter, time.Since(began)}
 			}()
 			synctest.Wait()
 		}
-		for want := time.Second; want <= 3*time.Second; want += time.Second {
-			if got := <-ready; got != want {
-				t.Fatalf("woken after %v, want %v", got, want)
+		for waiter := range 3 {
+			if got, want := <-ready, (wake{waiter, time.Duration(waiter+1) * time.Second}); got != want {
+				t.Fatalf("woken %+v, want %+v", got, want)
 			}
+		}
+	})
+}
+
+func TestWaitUntilReadyForgetsTurnsWithTheirState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := steady(t, func(c *breaker.Config) { c.Timeout = 100 * time.Millisecond })
+		for range 2 {
+			run(t, b, 1, fail)
+			began := time.Now()
+			if err := b.WaitUntilReady(t.Context()); err != nil { // And does not call.
+				t.Fatal(err)
+			}
+			if got := time.Since(began); got != 100*time.Millisecond {
+				t.Fatalf("woke after %v, want 100ms", got)
+			}
+			b.Reset()
 		}
 	})
 }

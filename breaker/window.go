@@ -75,10 +75,7 @@ func add(word *atomic.Uint64, tick uint32) {
 func (w *window) sum(now time.Duration) (calls, failures, slow uint64) {
 	tick := w.tick(now)
 	for i := range uint64(windowSlices) {
-		if i > tick {
-			break // Before the phase began.
-		}
-		t := tick - i
+		t := tick - i // Before the tenth tick this goes below zero and round, to ticks that no slice has.
 		s := &w.slices[t%windowSlices]
 		calls += count(&s.calls, uint32(t))
 		failures += count(&s.failures, uint32(t))

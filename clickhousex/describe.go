@@ -19,7 +19,7 @@ func (t *table) describe(ctx context.Context) (*layout, error) {
 	var l *layout
 	err := t.retry(ctx, func(ctx context.Context) error {
 		// That an INSERT is taken does not say that its rows will be: no success, or failing inserts would never be in a row.
-		err := t.attempt(ctx, breaker.Ignore, func(ctx context.Context) (err error) {
+		err := t.attempt(ctx, breaker.Success, func(ctx context.Context) (err error) {
 			l, err = t.ask(ctx)
 			return err
 		})

@@ -280,7 +280,9 @@ func (k *committer) plan() (unknown []*slot, targets []target) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, s := range k.slots {
-		s.unknown = false
+		if s.unknown {
+			unknown = append(unknown, s)
+		}
 	}
 	if k.lost != nil || len(unknown) > 0 {
 		return unknown, nil

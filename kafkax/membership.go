@@ -166,9 +166,6 @@ func (m *membership) leave(group *kafka.ConsumerGroup, link *network, member str
 	}
 	link.close()
 	<-closed
-	if member != "" {
-		m.leaveGroup(member)
-	}
 }
 
 // leaveGroup tells the coordinator that member is gone.

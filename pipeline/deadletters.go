@@ -9,23 +9,20 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/holdfast-io/holdfast"
-	"github.com/holdfast-io/holdfast/breaker"
 )
 
 // sinkStage is the sink's name where stages have theirs.
 const sinkStage = "sink"
 
-var (
-	errNoDeadLetters = errors.New("pipeline: Config.DeadLetters is nil, so nothing can be dead-lettered")
+var errNoDeadLetters = errors.New("pipeline: Config.DeadLetters is nil, so nothing can be dead-lettered")
 
-	// errBehindHeld rejects a batch while one before it is held aside.
-	errBehindHeld = &behindHeldError{}
-)
+// behindHeldError rejects a batch while one before it is held aside because of an open circuit.
+type behindHeldError struct{ open error }
 
-type behindHeldError struct{}
-
-func (*behindHeldError) Error() string { return "pipeline: behind a batch whose fate is not known" }
-func (*behindHeldError) Unwrap() error { return breaker.ErrCircuitOpen }
+func (e *behindHeldError) Error() string {
+	return "pipeline: behind a batch whose fate is not known: " + e.open.Error()
+}
+func (e *behindHeldError) Unwrap() error { return e.open }
 
 // limiter bounds the letters per second.
 type limiter struct {

@@ -32,6 +32,7 @@ type lane[T any] struct {
 	outage outage
 
 	held      *batch[T] // The writer's own.
+	heldWhy   error     // The rejection, without what makes the held batch ambiguous.
 	heldReady chan struct{}
 	waiters   sync.WaitGroup
 }
@@ -150,7 +151,7 @@ func (l *lane[T]) settle(ctx context.Context, b *batch[T]) {
 		switch {
 		case errors.Is(err, breaker.ErrCircuitOpen) && b.ambiguous && l.circuit != nil:
 			l.engine.troubles.set(l.heldPlace(), "held while the circuit is open, as it may be stored already", err)
-			l.hold(ctx, b)
+			l.hold(ctx, b, err)
 			return
 		case errors.Is(err, breaker.ErrCircuitOpen):
 			l.rejected(ctx, b, err)
@@ -178,7 +179,7 @@ func (l *lane[T]) write(ctx context.Context, b *batch[T]) error {
 		l.settleHeld(ctx)
 	}
 	if l.held != nil {
-		return errBehindHeld
+		return &behindHeldError{l.heldWhy}
 	}
 	return l.call(ctx, b)
 }
@@ -319,7 +320,7 @@ func (l *lane[T]) bury(ctx context.Context, b *batch[T], graves []grave) {
 }
 
 // heldPlace names the batch held aside, in health.
-func (l *lane[T]) heldPlace() string { return l.place + ", a batch" }
+func (l *lane[T]) heldPlace() string { return l.place + ", held batch" }
 
 // isOpen tells whether the circuit that rejected the batch is open, and not merely busy probing.
 func (l *lane[T]) isOpen(err error) bool {
@@ -331,9 +332,12 @@ func (l *lane[T]) isOpen(err error) bool {
 }
 
 // hold sets b aside until the circuit admits a call.
-func (l *lane[T]) hold(ctx context.Context, b *batch[T]) {
+func (l *lane[T]) hold(ctx context.Context, b *batch[T], err error) {
 	ready := make(chan struct{})
-	l.held, l.heldReady = b, ready
+	l.held, l.heldReady, l.heldWhy = b, ready, breaker.ErrCircuitOpen
+	if open, ok := errors.AsType[*breaker.OpenError](err); ok {
+		l.heldWhy = open
+	}
 	l.waiters.Go(func() {
 		defer close(ready)
 		_ = l.circuit.WaitUntilReady(ctx) // Whether it is ready, the next attempt tells.

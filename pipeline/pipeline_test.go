@@ -215,6 +215,9 @@ func TestAmbiguousBatchIsHeldWhileTheCircuitIsOpen(t *testing.T) {
 		if got := box.of(dlq.CircuitOpen); !slices.Equal(got, []int64{10, 11, 12, 13, 14, 15, 16, 17, 18, 19}) {
 			t.Errorf("letters about %v, want 10 to 19: 0 to 9 may be stored", got)
 		}
+		if l := box.letters[0]; l.Circuit != "store" {
+			t.Errorf("a letter behind the held batch names circuit %q", l.Circuit)
+		}
 		if b.committed(0) != 0 {
 			t.Errorf("committed %d, want 0: 0 to 9 are not settled", b.committed(0))
 		}

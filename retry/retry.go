@@ -50,9 +50,6 @@ func DoValueThrough[T any](
 	if err := p.Validate(); err != nil {
 		return zero, err
 	}
-	if err := ctx.Err(); err != nil {
-		return zero, err
-	}
 	r := run{policy: p, breaker: b, began: time.Now()}
 	v, err := attempt(ctx, &r, fn)
 	if err == nil {

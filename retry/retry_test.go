@@ -93,9 +93,14 @@ func TestWhatEndsRetriesAtOnce(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := sharp(5)
 				p.Retryable = func(err error) bool { return err.Error() != "404" }
+				var counter retry.Counter
+				p.OnAttempt = counter.Observe
 				calls := 0
 				began := time.Now()
 				err := retry.Do(t.Context(), p, func(context.Context) error { calls++; return cause })
+				if got, want := counter.Stats(), (retry.Counts{Attempts: 1, GaveUp: 1}); got != want {
+					t.Errorf("counted %+v, want %+v", got, want)
+				}
 				var e *retry.Error
 				if calls != 1 || !errors.As(err, &e) || e.Attempts != 1 || !errors.Is(err, cause) || time.Since(began) != 0 {
 					t.Fatalf("%d calls in %v, %#v", calls, time.Since(began), err)
@@ -217,9 +222,15 @@ func TestContextEnds(t *testing.T) {
 		// During the attempt, which hides it.
 		ctx, cancel := context.WithCancel(t.Context())
 		calls := 0
-		err := retry.Do(ctx, sharp(3), func(context.Context) error { calls++; cancel(); return errDown })
+		var counter retry.Counter
+		p := sharp(3)
+		p.OnAttempt = counter.Observe
+		err := retry.Do(ctx, p, func(context.Context) error { calls++; cancel(); return errDown })
 		if calls != 1 || !errors.Is(err, context.Canceled) || !errors.Is(err, errDown) {
 			t.Errorf("during the attempt: %d calls, %v", calls, err)
+		}
+		if got, want := counter.Stats(), (retry.Counts{Attempts: 1, GaveUp: 1}); got != want {
+			t.Errorf("during the attempt: counted %+v, want %+v", got, want)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"strings"
 	"sync"
@@ -303,9 +304,7 @@ func TestClickHouseDeduplication(t *testing.T) {
 			conn := open(t, options(s))
 			for _, token := range test.tokens {
 				settings := clickhouse.Settings{}
-				for name, value := range test.settings {
-					settings[name] = value
-				}
+				maps.Copy(settings, test.settings)
 				if token != "" {
 					settings["insert_deduplication_token"] = token
 				}

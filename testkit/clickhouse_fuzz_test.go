@@ -28,9 +28,9 @@ func (r recorder) Write(p []byte) (int, error) {
 }
 
 // clientBytes is what the driver writes in a short life: handshake, ping, an insert and a query.
-func clientBytes(t testing.TB, ddl string, compression *clickhouse.Compression, row ...any) []byte {
-	t.Helper()
-	s := testkit.ClickHouse(t, testkit.ClickHouseConfig{Tables: []string{ddl}})
+func clientBytes(tb testing.TB, ddl string, compression *clickhouse.Compression, row ...any) []byte {
+	tb.Helper()
+	s := testkit.ClickHouse(tb, testkit.ClickHouseConfig{Tables: []string{ddl}})
 	var mu sync.Mutex
 	var written []byte
 	o := options(s)
@@ -42,24 +42,24 @@ func clientBytes(t testing.TB, ddl string, compression *clickhouse.Compression, 
 	}
 	conn, err := clickhouse.Open(&o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	ctx := clickhouse.Context(context.Background(), clickhouse.WithSettings(clickhouse.Settings{"insert_deduplication_token": "a"}))
 	batch, err := conn.PrepareBatch(ctx, "INSERT INTO t")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := batch.Append(row...); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := batch.Send(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	if err := conn.QueryRow(ctx, "SELECT count() FROM t WHERE a = ?", 1).Scan(new(uint64)); err != nil {
-		t.Fatal(err)
+	if err := conn.QueryRow(ctx, "SELECT count() FROM t WHERE 1").Scan(new(uint64)); err != nil {
+		tb.Fatal(err)
 	}
 	if err := conn.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	mu.Lock()
 	defer mu.Unlock()

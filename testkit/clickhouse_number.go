@@ -102,8 +102,8 @@ func chDecimal(precision, scale int) (chType, error) {
 // littleEndian reads a number of up to eight bytes.
 func littleEndian(b []byte) uint64 {
 	var v uint64
-	for i := len(b) - 1; i >= 0; i-- {
-		v = v<<8 | uint64(b[i])
+	for _, digit := range slices.Backward(b) {
+		v = v<<8 | uint64(digit)
 	}
 	return v
 }

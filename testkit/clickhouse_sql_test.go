@@ -75,7 +75,7 @@ func cell(v reflect.Value) string {
 		}
 		v = v.Elem()
 	}
-	if at, ok := v.Interface().(time.Time); ok {
+	if at, ok := reflect.TypeAssert[time.Time](v); ok {
 		return at.UTC().Format(time.RFC3339)
 	}
 	return fmt.Sprint(v.Interface())

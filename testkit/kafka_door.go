@@ -50,7 +50,7 @@ func openDoor(server *KafkaServer, cfg KafkaConfig, addr string) (*door, error) 
 	return d, nil
 }
 
-// open lets clients in. An open door stays as it is.
+// open lets clients in. An open door stays as it is. The lock is held while the address is bound, which does not wait.
 func (d *door) open(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

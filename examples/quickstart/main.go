@@ -25,7 +25,9 @@ import (
 	"github.com/holdfast-io/holdfast/clickhousex"
 	"github.com/holdfast-io/holdfast/dlq"
 	"github.com/holdfast-io/holdfast/kafkax"
+	"github.com/holdfast-io/holdfast/metrics"
 	"github.com/holdfast-io/holdfast/pipeline"
+	"github.com/holdfast-io/holdfast/retry"
 )
 
 func main() {
@@ -99,12 +101,15 @@ func run(ctx context.Context, opts options) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	store, err := clickhousex.NewInserter[row](ch, shop.table, clickhousex.InserterConfig{})
+	var inserts, prices retry.Counter
+	store, err := clickhousex.NewInserter[row](ch, shop.table, clickhousex.InserterConfig{Retry: retry.Policy{OnAttempt: inserts.Observe}})
 	if err != nil {
 		return result{}, err
 	}
 	decode := pipeline.Map("decode", pipeline.JSON[order], pipeline.StageConfig{})
-	price := pipeline.Map("price", addPrice, pipeline.StageConfig{Timeout: time.Second})
+	price := pipeline.Map("price", addPrice, pipeline.StageConfig{
+		Timeout: time.Second, Retry: retry.Policy{OnAttempt: prices.Observe},
+	})
 	p, err := pipeline.New(consumer, pipeline.Then(decode, price), store, pipeline.Config{
 		DeadLetters: dead,
 		Batch:       pipeline.BatchConfig{Count: 1_000, Delay: 200 * time.Millisecond},
@@ -114,7 +119,11 @@ func run(ctx context.Context, opts options) (result, error) {
 	}
 
 	if opts.metrics != "" {
-		closeMetrics, err := serve(ctx, opts.metrics, p, guard)
+		closeMetrics, err := serve(ctx, opts.metrics, p, metrics.Config{
+			Circuits:  []*breaker.Breaker{guard},
+			Retries:   map[string]*retry.Counter{"insert": &inserts, "price": &prices},
+			Pipelines: []*pipeline.Pipeline{p},
+		})
 		if err != nil {
 			return result{}, err
 		}

@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/kafkax"
 	"github.com/holdfast-io/holdfast/metrics"
 	"github.com/holdfast-io/holdfast/pipeline"
@@ -61,12 +60,9 @@ func servers(opts options) (at place, stop func(), err error) {
 }
 
 // serve shows metrics and health over HTTP.
-func serve(ctx context.Context, addr string, p *pipeline.Pipeline, circuit *breaker.Breaker) (stop func(), err error) {
+func serve(ctx context.Context, addr string, p *pipeline.Pipeline, cfg metrics.Config) (stop func(), err error) {
 	reg := prometheus.NewRegistry()
-	if err := metrics.Register(reg, metrics.Config{
-		Circuits:  []*breaker.Breaker{circuit},
-		Pipelines: []*pipeline.Pipeline{p},
-	}); err != nil {
+	if err := metrics.Register(reg, cfg); err != nil {
 		return nil, err
 	}
 	mux := http.NewServeMux()

@@ -424,7 +424,7 @@ func TestHostileAnswer(t *testing.T) {
 		{"negative size", []byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1}, "-5 bytes"},
 		{"size below its own header", []byte{0, 0, 0, 3, 0, 0, 0, 1}, "-1 bytes"},
 		{"another request's id", []byte{0, 0, 0, 4, 0, 0, 0, 9}, "request 9"},
-		{"ends early", []byte{0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0}, "ends early"},
+		{"ends early", []byte{0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0}, "malformed"},
 		{"cut off", []byte{0, 0, 1, 0, 0, 0, 0, 1, 0, 0}, "unexpected EOF"},
 		{"claims much, sends little", []byte{0x07, 0xff, 0xff, 0xff, 0, 0, 0, 1, 0, 0}, "unexpected EOF"},
 		{"nothing", nil, "EOF"},
