@@ -117,7 +117,11 @@ func (b *batch[T]) claims() map[*claim]struct{} {
 }
 
 func sizeOf(m *holdfast.Message) int {
-	return messageOverhead + len(m.Key) + len(m.Value)
+	size := messageOverhead + len(m.Key) + len(m.Value)
+	for _, h := range m.Headers {
+		size += len(h.Key) + len(h.Value)
+	}
+	return size
 }
 
 // settleMarks settles messages, a run of one claim's at a time.

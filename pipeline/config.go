@@ -65,7 +65,7 @@ type Config struct {
 // BatchConfig is when a batch is written: when one of the bounds is reached.
 type BatchConfig struct {
 	Count int           // Items; defaults to 10,000.
-	Bytes int           // Bytes of keys and values, with 256 added for each message; defaults to 32 MiB.
+	Bytes int           // Bytes of keys, values and headers, with 256 added for each message; defaults to 32 MiB.
 	Delay time.Duration // Time since the first item; defaults to 1 s. -1 means no delay: whatever is there is written.
 }
 

@@ -195,11 +195,16 @@ func (l *lane[T]) call(ctx context.Context, b *batch[T]) (err error) {
 }
 
 func (l *lane[T]) stored(b *batch[T]) {
+	l.answered()
+	l.settled(b.items, b.marks)
+}
+
+// answered notes that the sink has taken a batch, whatever it refused of it.
+func (l *lane[T]) answered() {
 	l.outage.end()
 	l.engine.counts.batches.Add(1)
 	l.engine.troubles.clear(l.place)
 	l.engine.troubles.clear(l.heldPlace())
-	l.settled(b.items, b.marks)
 }
 
 // settled counts and settles stored items.
@@ -236,7 +241,7 @@ func (l *lane[T]) refused(ctx context.Context, b *batch[T], e *holdfast.BatchErr
 			graves = append(graves, grave{b.marks[i], l.engine.letter(item.Source, l.itemFailure(err))})
 		}
 	}
-	l.engine.counts.batches.Add(1)
+	l.answered()
 	l.settled(stored.items, stored.marks)
 	b.items, b.marks = left.items, left.marks
 	l.bury(ctx, b, graves)

@@ -442,6 +442,9 @@ func TestStageVerdicts(t *testing.T) {
 				}, pipeline.StageConfig{}))
 				r := startWith(t, b, stage, s, pipeline.Config{DeadLetters: box, Logger: quiet()})
 				time.Sleep(time.Hour)
+				for _, place := range places(r.Health()) {
+					t.Errorf("%s is still in trouble", place)
+				}
 				r.mustStop(t)
 				if calls != c.calls || b.committed(0) != 1 {
 					t.Errorf("%d calls, committed %d, want %d and 1", calls, b.committed(0), c.calls)

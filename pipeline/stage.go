@@ -74,14 +74,13 @@ func Map[A, B any](name string, fn func(context.Context, A) (B, error), cfg Stag
 				out, err := try(ctx, step, fn, in)
 				if err == nil {
 					step.outage.end()
-					if t.waits > 0 {
-						e.troubles.clear(step.place(c))
-					}
-					return out, nil
+				} else if err = step.next(ctx, c, &t, err); err == nil {
+					continue
 				}
-				if err = step.next(ctx, c, &t, err); err != nil {
-					return out, err
+				if t.waits > 0 {
+					e.troubles.clear(step.place(c))
 				}
+				return out, err
 			}
 		}
 	}

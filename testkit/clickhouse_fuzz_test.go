@@ -99,7 +99,11 @@ func speak(t *testing.T, data []byte) {
 // neither panic nor stay.
 func FuzzClickHouseClient(f *testing.F) {
 	row := []any{
-		uint64(1), "b", "c", [][]uint8{{1}, {2, 3}}, map[string]int32{"k": -1}, map[string]any{"x": 1.5, "y": "abc"}, "1.50",
+		uint64(1), "b", "c",
+		[][]uint8{{1}, {2, 3}},
+		map[string]int32{"k": -1},
+		map[string]any{"x": 1.5, "y": "abc"},
+		"1.50",
 		int64(5), "x", "01234567-89ab-cdef-0123-456789abcdef",
 	}
 	f.Add(clientBytes(f, fuzzDDL, nil, row...))

@@ -272,7 +272,8 @@ func (s *chSelect) aggregate(v *chView) (*chBlock, error) {
 		case item.aggregates():
 			c.typ, value, err = item.fold(v)
 		default:
-			err = chErrorf(chNotAnAggregate, "Column %s is not under aggregate function and not in GROUP BY keys (which the stand-in does not have)", item.name)
+			err = chErrorf(chNotAnAggregate, "Column %s is not under aggregate function and not in GROUP BY keys "+
+				"(which the stand-in does not have)", item.name)
 		}
 		if err != nil {
 			return nil, err

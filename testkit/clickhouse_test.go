@@ -49,8 +49,8 @@ func options(s *testkit.ClickHouseServer) clickhouse.Options {
 	return clickhouse.Options{
 		Addr:        []string{s.Addr()},
 		DialContext: s.Dial,
-		DialTimeout: 5 * time.Second,
-		ReadTimeout: 5 * time.Second,
+		DialTimeout: time.Minute, // Nobody waits for them but in bubbles.
+		ReadTimeout: 5 * time.Minute,
 		Logger:      slog.New(slog.NewTextHandler(io.Discard, nil)),
 	}
 }

@@ -92,14 +92,17 @@ func TestClickHouseTypes(t *testing.T) {
 		o := options(s)
 		o.Compression = compression
 		conn := open(t, o)
+		// The driver closes a pooled connection when the context of a finished Send is cancelled right behind it: so not the
+		// subtests' own.
+		ctx := t.Context()
 		for i, test := range typeCases(t) {
 			t.Run(test.name, func(t *testing.T) {
 				ddl := fmt.Sprintf("CREATE TABLE t%d (id UInt32, v %s) ENGINE = Memory", i, test.name)
-				if err := conn.Exec(t.Context(), ddl); err != nil {
+				if err := conn.Exec(ctx, ddl); err != nil {
 					t.Fatal(err)
 				}
 				table := fmt.Sprintf("t%d", i)
-				batch, err := conn.PrepareBatch(t.Context(), "INSERT INTO "+table)
+				batch, err := conn.PrepareBatch(ctx, "INSERT INTO "+table)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -121,11 +124,11 @@ func TestClickHouseTypes(t *testing.T) {
 				}
 
 				// What comes back through the driver must be what a second insert of it stores.
-				rows, err := conn.Query(t.Context(), "SELECT v FROM "+table+" ORDER BY id")
+				rows, err := conn.Query(ctx, "SELECT v FROM "+table+" ORDER BY id")
 				if err != nil {
 					t.Fatal(err)
 				}
-				again, err := conn.PrepareBatch(t.Context(), "INSERT INTO "+table+" (v)")
+				again, err := conn.PrepareBatch(ctx, "INSERT INTO "+table+" (v)")
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -60,6 +60,9 @@ type options struct {
 }
 
 func run(ctx context.Context, opts options) (result, error) {
+	if opts.messages < 1000 || opts.outage < 0 {
+		return result{}, fmt.Errorf("-messages must be at least 1000 and -outage not negative, got %d and %v", opts.messages, opts.outage)
+	}
 	at, stop, err := servers(opts)
 	if err != nil {
 		return result{}, err

@@ -89,8 +89,8 @@ func (s *shop) close() {
 	}
 }
 
-// poison is how many of the orders cannot be stored.
-func (s *shop) poison() int { return s.messages / 1000 }
+// poison is how many of the orders cannot be stored: those whose number ends in 500.
+func (s *shop) poison() int { return (s.messages + 499) / 1000 }
 
 // produce writes the orders from first up to but not including next, spread over a time.
 func (s *shop) produce(ctx context.Context, p *kafkax.Producer, first, next int, over time.Duration) error {

@@ -38,9 +38,14 @@ func (e *BatchError) Unwrap() error { return e.Err }
 // The layout of a record batch, in bytes.
 const (
 	batchPrefix = 12 // base offset and length; the length counts what follows
-	batchMagic  = 16
+	batchMagic  = 16 // where the format's number is, in older formats too
 	batchBody   = 21 // the checksum covers from here to the end
 	batchHeader = 61
+
+	supportedMagic = 2
+	maxLastOffset  = math.MaxInt64 - 1 // so that the next offset is one too
+	noProducer     = -1
+	noTimestamp    = -1
 )
 
 // Bits of a batch's attributes.
@@ -49,14 +54,6 @@ const (
 	logAppendTimeBit = 0x08
 	transactionalBit = 0x10
 	controlBit       = 0x20
-	abortMarker      = 0 // type of a control record; 1 is commit
-	controlKeySize   = 4 // version, type
-	noProducer       = -1
-	noTimestamp      = -1
-	maxLastOffset    = math.MaxInt64 - 1 // so that the next offset is one too
-	minRecordSize    = 7                 // length, attributes, two deltas, key and value length, header count: one byte each
-	minHeaderSize    = 2                 // key and value length
-	supportedMagic   = 2
 )
 
 // batch is one record batch, its records still as they came.

@@ -133,7 +133,7 @@ func (c *Conn) Receive(ctx context.Context) (Response, error) {
 	if err := c.err(); err != nil {
 		return Response{}, err
 	}
-	stop := context.AfterFunc(ctx, func() { c.fail(context.Cause(ctx)) })
+	stop := context.AfterFunc(ctx, func() { _ = c.fail(fmt.Errorf("wire: receive: %w", context.Cause(ctx))) })
 	defer stop()
 
 	timeout := req.MaxWait + c.cfg.Timeout + c.throttled

@@ -9,9 +9,15 @@ import (
 
 const messageSize = int(unsafe.Sizeof(holdfast.Message{}))
 
+// The key of a control record: its version, then its type, 2 bytes each.
+const (
+	controlKeySize = 4
+	abortMarker    = 0 // and 1 for commit
+)
+
 // decoder turns the batches of an answer into messages. Between answers it keeps only what the next can use.
 type decoder struct {
-	limit int // for the memory of one answer's messages and of what its batches decompress to
+	limit int // for the memory of one answer's messages, their headers and what its batches decompress to
 	spent int // of it, by this answer
 
 	aborted  abortedProducers
@@ -41,7 +47,11 @@ func (d *decoder) decodeBatches(resp *Response, req Request, aborted, b []byte) 
 			if resp.NextOffset > req.Offset {
 				break
 			}
-			return &BatchError{Topic: req.Topic, Partition: req.Partition, Offset: h.base, Err: err}
+			offset := h.base
+			if len(b) <= batchMagic {
+				offset = req.Offset
+			}
+			return &BatchError{Topic: req.Topic, Partition: req.Partition, Offset: offset, Err: err}
 		}
 		resp.NextOffset = max(resp.NextOffset, h.last+1)
 		b = rest

@@ -196,6 +196,17 @@ func TestCorruptBatch(t *testing.T) {
 	}
 }
 
+func TestCutHeader(t *testing.T) {
+	b := plainBatch(40, 0, 40).encode(t)
+	for _, n := range []int{1, 8, batchMagic, batchMagic + 1, batchHeader} {
+		_, err := testDecode(t, Request{Offset: 40}, rawAnswer{batches: [][]byte{b[:n]}})
+		var where *BatchError
+		if !errors.Is(err, ErrCorrupt) || !errors.As(err, &where) || where.Offset != 40 {
+			t.Errorf("%d bytes: got %v, want ErrCorrupt at 40", n, err)
+		}
+	}
+}
+
 func TestReadCommitted(t *testing.T) {
 	batches := [][]byte{
 		transactionalBatch(0, 7).encode(t), // aborted
@@ -372,6 +383,15 @@ func TestMemoryLimit(t *testing.T) {
 		a := rawAnswer{batches: [][]byte{plainBatch(0, 0, all...).encode(t)}}
 		if _, err := d.decode(Request{Topic: "t", Partition: 3}, maxFetchVersion, a.encode(maxFetchVersion)); !errors.Is(err, ErrTooLarge) {
 			t.Errorf("got %v, want ErrTooLarge: the messages' own memory counts", err)
+		}
+	})
+	t.Run("many small headers", func(t *testing.T) {
+		h := plainBatch(0, 0, 0)
+		h.records[0].headers = make([]holdfast.Header, minMaxBytes/headerSize)
+		d := decoder{limit: minMaxBytes}
+		a := rawAnswer{batches: [][]byte{h.encode(t)}}
+		if _, err := d.decode(Request{Topic: "t", Partition: 3}, maxFetchVersion, a.encode(maxFetchVersion)); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("got %v, want ErrTooLarge: the headers' own memory counts", err)
 		}
 	})
 	t.Run("size", func(t *testing.T) {

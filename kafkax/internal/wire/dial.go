@@ -44,7 +44,7 @@ func Dial(ctx context.Context, d *kafka.Dialer, network, addr string, cfg Config
 		pending:  make(chan pendingRequest, MaxOutstanding),
 		decoder:  decoder{limit: cfg.MaxBytes},
 	}
-	stop := context.AfterFunc(ctx, func() { c.fail(context.Cause(ctx)) })
+	stop := context.AfterFunc(ctx, func() { _ = c.fail(context.Cause(ctx)) })
 	c.version, err = c.fetchVersion()
 	if !stop() {
 		err = context.Cause(ctx)

@@ -1,14 +1,24 @@
 package wire
 
-import "github.com/holdfast-io/holdfast"
+import (
+	"fmt"
+	"unsafe"
+
+	"github.com/holdfast-io/holdfast"
+)
 
 const (
+	headerSize    = int(unsafe.Sizeof(holdfast.Header{}))
+	minHeaderSize = 2 // key and value length
+
 	headerSlab   = 1024 // headers made room for at once, at most
 	headerKeys   = 256  // keys remembered, at most
 	headerKeyLen = 64   // of a key that is remembered, at most
 )
 
-// headers decodes records' headers with few allocations: their slices are cut from slabs, and keys, of which a topic
+var errHeaders = fmt.Errorf("%w: a record's headers do not parse", ErrCorrupt)
+
+// headers makes records' headers with few allocations: their slices are cut from slabs, and keys, of which a topic
 // has few, are remembered as strings.
 type headers struct {
 	slab []holdfast.Header
@@ -18,32 +28,43 @@ type headers struct {
 // reset lets go of the last answer.
 func (h *headers) reset() { h.slab = nil }
 
-// decode reads a record's headers from b, which ends with them. The next records, of which there are left with this one,
-// are taken to have as many.
-func (h *headers) decode(b []byte, left int) ([]holdfast.Header, bool) {
+// decodeHeaders reads a record's headers from b, which ends with them. The next records, of which there are left with
+// this one, are taken to have as many.
+func (d *decoder) decodeHeaders(b []byte, left int) ([]holdfast.Header, error) {
 	count, i := varint(b, 0)
 	if i < 0 || count < 0 || count > int64(len(b)-i)/minHeaderSize {
-		return nil, false
+		return nil, errHeaders
 	}
 	n := int(count)
+	if err := d.spend(n * headerSize); err != nil {
+		return nil, err
+	}
+	out := d.headers.take(n, left)
+	for j := range out {
+		var key []byte
+		if key, i = varbytes(b, i); key == nil { // a key is never null
+			return nil, errHeaders
+		}
+		out[j].Key = d.headers.key(key)
+		out[j].Value, i = varbytes(b, i)
+	}
+	if i != len(b) {
+		return nil, errHeaders
+	}
+	return out, nil
+}
+
+// take cuts n headers from the slab, or from a new one with room for as many for each of left records.
+func (h *headers) take(n, left int) []holdfast.Header {
 	if n == 0 {
-		return nil, i == len(b)
+		return nil
 	}
 	if n > len(h.slab) {
 		h.slab = make([]holdfast.Header, max(n, min(n*left, headerSlab)))
 	}
 	out := h.slab[:n:n]
 	h.slab = h.slab[n:]
-	for j := range out {
-		var key []byte
-		key, i = varbytes(b, i)
-		if i < 0 || key == nil {
-			return nil, false // a key is never null
-		}
-		out[j].Key = h.key(key)
-		out[j].Value, i = varbytes(b, i)
-	}
-	return out, i == len(b)
+	return out
 }
 
 func (h *headers) key(b []byte) string {

@@ -8,6 +8,9 @@ import (
 	"github.com/holdfast-io/holdfast"
 )
 
+// minRecordSize is a record of a byte each for its length, attributes, two deltas, key and value length, header count.
+const minRecordSize = 7
+
 // record is one record of a batch. Its bytes are the batch's.
 type record struct {
 	timeDelta   int64
@@ -49,8 +52,9 @@ func (d *decoder) appendRecords(messages []holdfast.Message, h *batch, req Reque
 		if len(r.headers) == 1 && r.headers[0] == 0 {
 			continue
 		}
-		if m.Headers, ok = d.headers.decode(r.headers, left); !ok {
-			return messages, fmt.Errorf("%w: headers of record %d of %d do not parse", ErrCorrupt, h.count-left, h.count)
+		var err error
+		if m.Headers, err = d.decodeHeaders(r.headers, left); err != nil {
+			return messages, err
 		}
 	}
 	if len(b) > 0 {

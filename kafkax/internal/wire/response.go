@@ -26,7 +26,7 @@ type Response struct {
 	LastStable    int64 // The first offset of an open transaction, else HighWatermark. -1 when unknown.
 	LogStart      int64 // The partition's first offset. -1 when unknown.
 
-	// Size is the memory that Messages hold on to, in bytes, their buffers included.
+	// Size is the memory that Messages hold on to, at most, in bytes: their buffers included.
 	Size int
 
 	// Throttle is for how long the broker will not serve this connection. The next Receive allows for it.
