@@ -14,12 +14,12 @@ LINT := go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint
 FUZZTIME ?= 10s
 
 # What takes too long for every change. More goes here, one target a word.
-NIGHTLY := race fuzz cover
+NIGHTLY := race fuzz cover bench-breaker
 
-.PHONY: help build test race lint fmt tidy diff fuzz cover quickstart check nightly
+.PHONY: help build test race lint fmt tidy diff fuzz cover bench-breaker quickstart check nightly
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build every package of every module
 	@$(call each,go build ./...)
@@ -51,6 +51,9 @@ cover: ## Say how much of the library the tests run, line by line in coverage.ht
 	@go test -coverpkg=./... -coverprofile=coverage.out ./...
 	@go tool cover -html=coverage.out -o coverage.html
 	@go tool cover -func=coverage.out | tail -n 1
+
+bench-breaker: ## Compare the breaker with others', and print the ratios
+	@cd bench && go run ./breaker
 
 quickstart: ## Run the smallest whole program: Kafka and ClickHouse in process, no setup
 	@go run ./examples/quickstart

@@ -94,7 +94,7 @@ func TestPitfall22CountersDoNotWrap(t *testing.T) {
 }
 
 func TestPitfall24NoUpdateIsLost(t *testing.T) {
-	const goroutines, rounds = 4, 20000
+	const goroutines, rounds = 4, 5000
 	w := newWindow(10 * time.Second)
 	var arrived [rounds]atomic.Int32
 	var wg sync.WaitGroup
@@ -124,6 +124,35 @@ func TestPitfall24NoUpdateIsLost(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestGroupLooksAgain holds the group's lock until all wait for it, so that all miss at once and each comes to make one.
+func TestGroupLooksAgain(t *testing.T) {
+	const goroutines = 16
+	g := NewGroup()
+	var arrived atomic.Int32
+	var got [goroutines]*Breaker
+	var wg sync.WaitGroup
+	g.mu.Lock()
+	for i := range goroutines {
+		wg.Go(func() {
+			arrived.Add(1)
+			got[i], _ = g.GetOrCreate(Config{Name: "one"})
+		})
+	}
+	for arrived.Load() < goroutines {
+		runtime.Gosched()
+	}
+	for range 100 {
+		runtime.Gosched() // From their arrival to the lock.
+	}
+	g.mu.Unlock()
+	wg.Wait()
+	for _, b := range got {
+		if b == nil || b != got[0] {
+			t.Fatal("two breakers were made for one name")
+		}
+	}
 }
 
 func TestWindowSlides(t *testing.T) {
