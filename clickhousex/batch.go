@@ -66,7 +66,7 @@ func (b *batch) Send() error {
 	err = callerError(b.ctx, b.batch.Send())
 	b.release(err)
 	b.stored.Store(err == nil)
-	report(b.ctx, &permit, err)
+	report(b.ctx, permit, err)
 	return err
 }
 

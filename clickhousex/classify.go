@@ -30,7 +30,7 @@ const (
 	ClassOverload               // The server is at a limit and did nothing: try again, more slowly.
 	ClassAmbiguous              // It may have been done: repeat a read, repeat a write only where that is harmless.
 	ClassData                   // A row, or a value to scan into, is at fault: nothing was stored, the same rows fail again.
-	ClassConfig                 // Schema, rights, settings or certificates are at fault: nothing helps until someone mends them.
+	ClassConfig                 // Schema, rights, settings or certificates are at fault until someone mends them.
 	ClassCancelled              // The caller gave up, or closed the connection; whether it was done is not known.
 	ClassPool                   // Our own pool had no free connection: nothing was sent.
 	ClassRejected               // The circuit breaker let it not pass: nothing was sent.
@@ -104,6 +104,10 @@ func Classify(err error) Class {
 	case holdfast.IsPermanent(err):
 		return ClassData
 	}
+	var known *failure
+	if errors.As(err, &known) { // An Inserter knew how far it had come.
+		return known.class
+	}
 	var exception *proto.Exception
 	if errors.As(err, &exception) {
 		return classifyException(exception)
@@ -174,7 +178,8 @@ func classifyException(e *proto.Exception) Class {
 		101, 102, 1001, 1002: // UNEXPECTED_PACKET_*, STD_EXCEPTION, UNKNOWN_EXCEPTION: anything.
 		return ClassAmbiguous
 
-	case 6, 26, 27, 38, 41, 72, 376, 441, 675, 676, // CANNOT_PARSE_TEXT, _QUOTED_STRING, _INPUT_ASSERTION_FAILED, _DATE, _DATETIME, _NUMBER, _UUID, _DOMAIN_VALUE, _IPV4, _IPV6
+	case 6, 26, 27, 38, 41, // CANNOT_PARSE_TEXT, _QUOTED_STRING, _INPUT_ASSERTION_FAILED, _DATE, _DATETIME
+		72, 376, 441, 675, 676, // CANNOT_PARSE_NUMBER, _UUID, _DOMAIN_VALUE, _IPV4, _IPV6
 		25, 33, // CANNOT_PARSE_ESCAPE_SEQUENCE, CANNOT_READ_ALL_DATA
 		53, 70, // TYPE_MISMATCH, CANNOT_CONVERT_TYPE: a value's. When it is every row's, the Inserter's cap on bad rows says so.
 		117, 131, // INCORRECT_DATA, TOO_LARGE_STRING_SIZE
@@ -190,8 +195,9 @@ func classifyException(e *proto.Exception) Class {
 		57, 60, 81, 218, // TABLE_ALREADY_EXISTS, UNKNOWN_TABLE, UNKNOWN_DATABASE, TABLE_IS_DROPPED: a DDL may bring it back.
 		62, 73, 80, // SYNTAX_ERROR, UNKNOWN_FORMAT, INCORRECT_QUERY
 		115, 452, 472, // UNKNOWN_SETTING, SETTING_CONSTRAINT_VIOLATION, READONLY_SETTING
-		164,                               // READONLY: the user's or the profile's.
-		192, 193, 194, 195, 291, 497, 516, // UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, IP_ADDRESS_NOT_ALLOWED, DATABASE_ACCESS_DENIED, ACCESS_DENIED, AUTHENTICATION_FAILED
+		164,                // READONLY: the user's or the profile's.
+		192, 193, 194, 195, // UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, IP_ADDRESS_NOT_ALLOWED
+		291, 497, 516, // DATABASE_ACCESS_DENIED, ACCESS_DENIED, AUTHENTICATION_FAILED
 		392: // QUERY_IS_PROHIBITED
 		return ClassConfig
 

@@ -68,16 +68,37 @@ func (c *Conn) call(ctx context.Context, fn func() error) error {
 	}
 	defer permit.DoneAs(breaker.Failure, nil) // Only a panic comes here without a report.
 	err = fn()
-	report(ctx, &permit, err)
+	report(ctx, permit, err)
 	return err
 }
 
-// allow does not spend a probe on a caller who has gone already.
-func (c *Conn) allow(ctx context.Context) (breaker.Permit, error) {
-	if err := ctx.Err(); err != nil {
-		return breaker.Permit{}, err
+// begin makes a call whose outcome, when it has begun well, shows later.
+func (c *Conn) begin(ctx context.Context, fn func() error) (*pending, error) {
+	permit, err := c.allow(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return c.breaker.Allow()
+	begun := false
+	defer func() {
+		if !begun {
+			permit.DoneAs(breaker.Failure, nil) // Only a panic comes here without a report.
+		}
+	}()
+	if err := fn(); err != nil {
+		report(ctx, permit, err)
+		return nil, err
+	}
+	begun = true
+	return watch(ctx, permit), nil
+}
+
+// allow does not spend a probe on a caller who has gone already.
+func (c *Conn) allow(ctx context.Context) (*breaker.Permit, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	permit, err := c.breaker.Allow()
+	return &permit, err
 }
 
 // Contributors asks the driver, not the server.
@@ -109,47 +130,27 @@ func (c *Conn) Select(ctx context.Context, dest any, query string, args ...any) 
 // Query begins to read rows. The call ends for the breaker when the rows are closed, read to their end, or failed: an
 // error in their middle counts. Rows that are left open end with ctx, so give it an end.
 func (c *Conn) Query(ctx context.Context, query string, args ...any) (driver.Rows, error) {
-	p := &pending{ctx: ctx}
-	var err error
-	if p.permit, err = c.allow(ctx); err != nil {
-		return nil, err
-	}
-	answered := false
-	defer func() {
-		if !answered {
-			p.permit.DoneAs(breaker.Failure, nil)
-		}
-	}()
-	inner, err := c.conn.Query(ctx, query, args...)
-	answered = true
+	var inner driver.Rows
+	p, err := c.begin(ctx, func() (err error) {
+		inner, err = c.conn.Query(ctx, query, args...)
+		return err
+	})
 	if err != nil {
-		report(ctx, &p.permit, err)
 		return nil, err
 	}
-	p.watch()
 	return &resultRows{rows: inner, pending: p}, nil
 }
 
 // QueryRow reads one row. The call ends for the breaker with Scan or ScanStruct, or with ctx.
 func (c *Conn) QueryRow(ctx context.Context, query string, args ...any) driver.Row {
-	p := &pending{ctx: ctx}
-	var err error
-	if p.permit, err = c.allow(ctx); err != nil {
+	var inner driver.Row
+	p, err := c.begin(ctx, func() error {
+		inner = c.conn.QueryRow(ctx, query, args...)
+		return inner.Err()
+	})
+	if err != nil {
 		return failedRow{err}
 	}
-	answered := false
-	defer func() {
-		if !answered {
-			p.permit.DoneAs(breaker.Failure, nil)
-		}
-	}()
-	inner := c.conn.QueryRow(ctx, query, args...)
-	answered = true
-	if err := inner.Err(); err != nil {
-		report(ctx, &p.permit, err)
-		return inner
-	}
-	p.watch()
 	return &resultRow{row: inner, pending: p}
 }
 
@@ -170,7 +171,7 @@ func (c *Conn) PrepareBatch(ctx context.Context, query string, opts ...driver.Pr
 	if err != nil {
 		release(err)
 		err = callerError(ctx, err)
-		report(ctx, &permit, err)
+		report(ctx, permit, err)
 		return nil, err
 	}
 	permit.DoneAs(breaker.Ignore, nil)
@@ -185,24 +186,14 @@ func (c *Conn) Exec(ctx context.Context, query string, args ...any) error {
 // QueryFormat reads a result as a stream of bytes, over HTTP only. The call ends for the breaker when the stream is
 // closed, read to its end, or failed, and with ctx at the latest.
 func (c *Conn) QueryFormat(ctx context.Context, format, query string, args ...any) (io.ReadCloser, error) {
-	p := &pending{ctx: ctx}
-	var err error
-	if p.permit, err = c.allow(ctx); err != nil {
-		return nil, err
-	}
-	answered := false
-	defer func() {
-		if !answered {
-			p.permit.DoneAs(breaker.Failure, nil)
-		}
-	}()
-	inner, err := c.conn.QueryFormat(ctx, format, query, args...)
-	answered = true
+	var inner io.ReadCloser
+	p, err := c.begin(ctx, func() (err error) {
+		inner, err = c.conn.QueryFormat(ctx, format, query, args...)
+		return err
+	})
 	if err != nil {
-		report(ctx, &p.permit, err)
 		return nil, err
 	}
-	p.watch()
 	return &resultStream{stream: inner, pending: p}, nil
 }
 

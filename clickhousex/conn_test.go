@@ -129,6 +129,9 @@ func TestQueryOutcomes(t *testing.T) {
 			}
 			n++
 		}
+		if running := b.Stats().RunningCalls; running != 0 {
+			t.Errorf("%d running calls after the last row, want none", running)
+		}
 		if err := errors.Join(rows.Err(), rows.Close()); err != nil || n != 3 {
 			t.Fatal(n, err)
 		}
@@ -303,5 +306,63 @@ func TestWrapRefuses(t *testing.T) {
 	}
 	if _, err := clickhousex.Wrap(ch, clickhousex.Config{}); err == nil {
 		t.Error("a Conn of our own: no error")
+	}
+}
+
+// slowServer is a driver's connection whose answers wait for the end of the context.
+type slowServer struct{ driver.Conn }
+
+func (slowServer) Exec(ctx context.Context, _ string, _ ...any) error {
+	<-ctx.Done()
+	return net.ErrClosed // As the driver does at times, with the context's end as the cause.
+}
+
+func (slowServer) Query(ctx context.Context, _ string, _ ...any) (driver.Rows, error) {
+	return &slowRows{ctx: ctx}, nil
+}
+
+type slowRows struct {
+	driver.Rows
+	ctx context.Context
+}
+
+func (r *slowRows) Next() bool { <-r.ctx.Done(); return false }
+func (r *slowRows) Err() error { return r.ctx.Err() }
+
+// TestEndOfContext: a deadline that passes while the server is waited for counts, the caller's cancel does not, and a
+// call whose caller has gone is not made.
+func TestEndOfContext(t *testing.T) {
+	calls := map[string]func(ctx context.Context, ch *clickhousex.Conn){
+		"Exec": func(ctx context.Context, ch *clickhousex.Conn) { _ = ch.Exec(ctx, "SELECT 1") },
+		"Rows": func(ctx context.Context, ch *clickhousex.Conn) {
+			if rows, err := ch.Query(ctx, "SELECT 1"); err == nil {
+				rows.Next()
+			}
+		},
+	}
+	for name, call := range calls {
+		synctest.Test(t, func(t *testing.T) {
+			b := tightBreaker(t, 100)
+			ch, err := clickhousex.Wrap(slowServer{}, clickhousex.Config{Breaker: b})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			call(ctx, ch)
+			cancel()
+			if got := b.Stats().Totals; got.Calls != 1 || got.Failures != 1 {
+				t.Errorf("%s: after a deadline Totals = %+v, want a failure", name, got)
+			}
+			ctx, cancel = context.WithCancel(t.Context())
+			time.AfterFunc(time.Second, cancel)
+			call(ctx, ch)
+			if got := b.Stats().Totals; got.Calls != 2 || got.Failures != 1 || got.Ignored != 1 {
+				t.Errorf("%s: after a cancel Totals = %+v, want it ignored", name, got)
+			}
+			call(ctx, ch)
+			if got := b.Stats().Totals; got.Calls != 2 {
+				t.Errorf("%s: called for a caller who has gone", name)
+			}
+		})
 	}
 }

@@ -19,7 +19,7 @@ func (t *table) describe(ctx context.Context) (*layout, error) {
 	var l *layout
 	err := t.retry(ctx, func(ctx context.Context) error {
 		// That an INSERT is taken does not say that its rows will be: no success, or failing inserts would never be in a row.
-		err := t.attempt(ctx, breaker.Success, func(ctx context.Context) (err error) {
+		err := t.attempt(ctx, breaker.Ignore, func(ctx context.Context) (err error) {
 			l, err = t.ask(ctx)
 			return err
 		})
@@ -53,9 +53,11 @@ func (t *table) ask(ctx context.Context) (*layout, error) {
 	return l, batch.Close() // Ends the insert without rows.
 }
 
-// Revisions and versions from which on a server knows what an insert may ask of it.
-const stringSettingsRevision = 54429 // 20.6, DBMS_MIN_REVISION_WITH_SETTINGS_SERIALIZED_AS_STRINGS; the driver refuses before.
+// stringSettingsRevision is 20.6's, DBMS_MIN_REVISION_WITH_SETTINGS_SERIALIZED_AS_STRINGS. Below, the driver refuses to
+// send a setting with a string value.
+const stringSettingsRevision = 54429
 
+// knowsAsyncInserts says whether wait_for_async_insert is a setting of the server.
 func knowsAsyncInserts(v *driver.ServerVersion) bool {
 	return v.Version.Major > 21 || v.Version.Major == 21 && v.Version.Minor >= 11
 }

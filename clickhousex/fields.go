@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 )
 
 // field is one field of a row struct and the column that it fills.
@@ -27,11 +28,14 @@ func fieldsOf(row reflect.Type) ([]field, error) {
 	}
 	fields := appendFields(nil, t, nil)
 	if len(fields) == 0 {
-		return nil, fmt.Errorf("clickhousex: row type %s has no field to fill a column from: export some, or tag them `ch:\"column\"`", row)
+		return nil, fmt.Errorf("clickhousex: row type %s has no field to fill a column from: export some, named by `ch` tags", row)
 	}
 	var faults []error
 	seen := make(map[string]bool, len(fields))
 	for _, f := range fields {
+		if strings.ContainsAny(f.column, "`\\") { // Could end its quotes.
+			faults = append(faults, fmt.Errorf("clickhousex: row type %s names a column with a backtick or backslash: %q", row, f.column))
+		}
 		if seen[f.column] {
 			faults = append(faults, fmt.Errorf("clickhousex: row type %s has two fields for column %q", row, f.column))
 		}

@@ -51,6 +51,7 @@ func TestLostAck(t *testing.T) {
 		"cut before storing":   {On: testkit.ClickHouseInsert, Cut: true, Times: 2},
 		"stored, answer hangs": {On: testkit.ClickHouseInsert, HangStored: true},
 		"timeout on server":    {On: testkit.ClickHouseInsert, Code: 159},
+		"quorum unknown":       {On: testkit.ClickHouseInsert, Code: 286},
 	}
 	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {
@@ -198,6 +199,9 @@ func TestHangIsBounded(t *testing.T) {
 			if want := on == testkit.ClickHouseInsert; err == nil || holdfast.IsAmbiguous(err) != want {
 				t.Errorf("%s: got %v, want ambiguous to be %v", on, err, want)
 			}
+			if on == testkit.ClickHousePrepare && (clickhousex.Classify(err) != clickhousex.ClassTransient || !clickhousex.SafeToRetry(err)) {
+				t.Errorf("%s: %v is %v, want transient", on, err, clickhousex.Classify(err))
+			}
 			if got := b.Stats().Totals; got.Failures != 1 || got.Timeouts != 1 {
 				t.Errorf("%s: Totals = %+v, want one timeout", on, got)
 			}
@@ -254,7 +258,8 @@ func TestConfigurationHolds(t *testing.T) {
 // checked by its new type.
 func TestTableChanges(t *testing.T) {
 	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
-		in := newInserter[order](t, open(t, options(s), clickhousex.Config{}), "orders", clickhousex.InserterConfig{})
+		ch := open(t, options(s), clickhousex.Config{})
+		in := newInserter[order](t, ch, "orders", clickhousex.InserterConfig{})
 		b := batchOf(0, 2)
 		big := 300
 		b.Items[1].Value.N = &big
@@ -271,6 +276,22 @@ func TestTableChanges(t *testing.T) {
 			t.Errorf("refused %v, want item 0: nil into a column that is not nullable", items)
 		}
 		wantIDs(t, s, 1)
+		if open := ch.Stats().Open; open != 0 {
+			t.Errorf("%d connections in use", open)
+		}
+	})
+}
+
+// TestKnownToTheServer: a server that says it has the insert already is believed.
+func TestKnownToTheServer(t *testing.T) {
+	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+		in := newInserter[order](t, open(t, options(s), clickhousex.Config{}), "orders", clickhousex.InserterConfig{})
+		defer s.Inject(testkit.ClickHouseFault{On: testkit.ClickHouseInsert, LoseAck: true})()
+		defer s.Inject(testkit.ClickHouseFault{On: testkit.ClickHouseInsert, Nth: 2, Code: 389})()
+		if err := in.Write(t.Context(), batchOf(0, 2)); err != nil {
+			t.Errorf("got %v, want nil", err)
+		}
+		wantIDs(t, s, upTo(2)...)
 	})
 }
 
@@ -304,6 +325,22 @@ func TestBadRowsAreFound(t *testing.T) {
 		if n := b.Stats().Totals.Failures; n != 0 {
 			t.Errorf("bad rows counted as %d failures", n)
 		}
+	})
+}
+
+// TestBadRowsAfterAmbiguousPart: a part whose fate was unknown for a while does not keep the other one whole.
+func TestBadRowsAfterAmbiguousPart(t *testing.T) {
+	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+		in := newInserter[order](t, open(t, options(s), clickhousex.Config{}), "orders", clickhousex.InserterConfig{})
+		// 0-4 no, 0-2 unknown and then yes, 2-4 no, 2 no, 3 yes.
+		defer s.Inject(testkit.ClickHouseFault{On: testkit.ClickHouseInsert, Nth: 2, LoseAck: true})()
+		for _, nth := range []int{1, 4, 5} {
+			defer s.Inject(testkit.ClickHouseFault{On: testkit.ClickHouseInsert, Nth: nth, Code: 469})()
+		}
+		if items := refusals(t, in.Write(t.Context(), batchOf(0, 4))); len(items) != 1 || items[2] == nil {
+			t.Errorf("refused %v, want item 2", items)
+		}
+		wantIDs(t, s, 0, 1, 3)
 	})
 }
 
@@ -355,6 +392,7 @@ func TestCancelIsNotCounted(t *testing.T) {
 			}
 			defer s.Inject(testkit.ClickHouseFault{On: on, Hang: true})()
 			ctx, cancel := context.WithCancel(t.Context())
+			began := time.Now()
 			done := make(chan error)
 			go func() { done <- in.Write(ctx, batchOf(1, 1)) }()
 			synctest.Wait()
@@ -362,6 +400,9 @@ func TestCancelIsNotCounted(t *testing.T) {
 			err := <-done
 			if !errors.Is(err, context.Canceled) || holdfast.IsAmbiguous(err) != (on == testkit.ClickHouseInsert) {
 				t.Errorf("%s: got %v", on, err)
+			}
+			if took := time.Since(began); took != 0 {
+				t.Errorf("%s: returned %v after the cancel", on, took)
 			}
 			if got := b.Stats().Totals; got.Failures != 0 || got.Ignored == 0 {
 				t.Errorf("%s: Totals = %+v, want the call ignored", on, got)

@@ -44,14 +44,6 @@ type failure struct {
 func (f *failure) Error() string { return f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
 
-func classOf(err error) Class {
-	var f *failure
-	if errors.As(err, &f) {
-		return f.class
-	}
-	return Classify(err)
-}
-
 func (w *insertion) run(ctx context.Context) error {
 	err := w.once(ctx)
 	if errors.Is(err, errChanged) && len(w.parts) == 0 && w.unknown == nil {
@@ -96,9 +88,9 @@ func (w *insertion) verdict(err error) error {
 		w.counts.refused.Add(uint64(len(w.refused)))
 		return &holdfast.BatchError{Items: w.refused}
 	}
-	class := classOf(err)
+	config := Classify(err) == ClassConfig
 	err = fmt.Errorf("clickhousex: insert into %s: %w", w.name, err)
-	if class == ClassConfig {
+	if config {
 		err = holdfast.Hold(err)
 	}
 	switch {
@@ -132,12 +124,12 @@ func (w *insertion) insert(ctx context.Context, from, to int) error {
 			w.counts.inserts.Add(1)
 			w.note(this, partStored)
 			return nil
-		case classOf(err) != ClassData || w.unknown != nil:
+		case Classify(err) != ClassData || w.unknown != nil:
 			return err
 		case to-from == 1:
 			return w.refuse(from, err)
 		case w.splits+2 > w.cfg.MaxSplits:
-			return holdfast.Hold(fmt.Errorf("the server refuses rows, and %d inserts did not find them all: %w", w.splits, err))
+			return holdfast.Hold(fmt.Errorf("the server refuses rows, and %d inserts did not find all: %w", w.splits, err))
 		}
 		w.splits += 2
 		w.counts.splits.Add(1)
@@ -193,7 +185,7 @@ func (w *insertion) try(ctx context.Context, from, to int) error {
 		})
 		class := Classify(err)
 		switch {
-		case class == ClassNone: // Nil, or known to the server from an earlier attempt.
+		case err == nil, sent && class == ClassNone: // Stored, or known to the server from an earlier attempt.
 			w.unknown = nil
 			return nil
 		case !sent:
@@ -241,7 +233,7 @@ func (w *insertion) send(ctx context.Context, from, to int) (sent bool, err erro
 func (t *table) with(ctx context.Context, l *layout, token string) context.Context {
 	settings := make(clickhouse.Settings, len(t.cfg.Settings)+2)
 	if l.waitsForAsync {
-		settings[settingAsyncWait] = 1 // Where a profile makes inserts asynchronous, an acknowledgement must still mean stored.
+		settings[settingAsyncWait] = 1 // Whatever a profile says, an acknowledgement must mean stored.
 	}
 	maps.Copy(settings, t.cfg.Settings)
 	if token != "" {
@@ -271,7 +263,7 @@ func (t *table) attempt(ctx context.Context, success breaker.Outcome, fn func(co
 		return nil
 	}
 	err = callerError(ctx, err)
-	report(ctx, &permit, err)
+	report(ctx, permit, err)
 	if Classify(err) == ClassConfig {
 		t.layout.Store(nil) // Look at the table again once it is mended.
 	}
@@ -282,7 +274,7 @@ func (t *table) retry(ctx context.Context, fn func(context.Context) error) error
 	policy := t.cfg.Retry
 	retryable := policy.Retryable
 	policy.Retryable = func(err error) bool {
-		switch classOf(err) {
+		switch Classify(err) {
 		case ClassTransient, ClassOverload, ClassAmbiguous, ClassPool:
 			return retryable(err)
 		default:

@@ -1,7 +1,6 @@
 package clickhousex
 
 import (
-	"cmp"
 	"errors"
 	"reflect"
 	"slices"
@@ -122,13 +121,6 @@ func reason(err error) string {
 		}
 	}
 	return "not a value of this column"
-}
-
-// between finds the rows of the items in [from, to).
-func (r *rows) between(from, to int) (first, next int) {
-	first, _ = slices.BinarySearchFunc(r.items, from, cmp.Compare[int])
-	next, _ = slices.BinarySearchFunc(r.items, to, cmp.Compare[int])
-	return first, next
 }
 
 // fill gives the rows [first, next) to a fresh batch.

@@ -25,22 +25,24 @@ func report(ctx context.Context, permit *breaker.Permit, err error) {
 // its context at the latest.
 type pending struct {
 	ctx     context.Context
-	permit  breaker.Permit
+	permit  *breaker.Permit
 	reading atomic.Bool
 	stop    func() bool
 }
 
 // watch frees the permit when the context ends while nobody reads. Rows that lie unread say nothing about the server;
 // those who read see the error and end with it.
-func (p *pending) watch() {
-	p.stop = context.AfterFunc(p.ctx, func() {
+func watch(ctx context.Context, permit *breaker.Permit) *pending {
+	p := &pending{ctx: ctx, permit: permit}
+	p.stop = context.AfterFunc(ctx, func() {
 		if !p.reading.Load() {
 			p.permit.DoneAs(breaker.Ignore, nil)
 		}
 	})
+	return p
 }
 
 func (p *pending) end(err error) {
 	p.stop()
-	report(p.ctx, &p.permit, err)
+	report(p.ctx, p.permit, err)
 }

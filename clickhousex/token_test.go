@@ -46,20 +46,22 @@ func TestTokens(t *testing.T) {
 	other := holdfast.Span{Topic: "orders", Partition: 1, First: 0, Next: 4}
 
 	different := map[string]holdfast.Batch[order]{
-		"plain":           batchOf(0, 4),
-		"next":            batchOf(4, 4),
-		"longer":          batchOf(0, 5),
-		"first left out":  without(batchOf(0, 4), 0),
-		"middle left out": without(batchOf(0, 4), 1),
-		"other left out":  without(batchOf(0, 4), 2),
-		"last left out":   without(batchOf(0, 4), 3),
-		"one refused":     refused,
-		"doubled":         doubled,
-		"letters":         letters(batchOf(0, 4)),
-		"two spans":       spans(first, second),
-		"other partition": spans(other),
-		"without sources": sourceless(4),
-		"fewer of them":   sourceless(3),
+		"plain":             batchOf(0, 4),
+		"next":              batchOf(4, 4),
+		"longer":            batchOf(0, 5),
+		"first left out":    without(batchOf(0, 4), 0),
+		"middle left out":   without(batchOf(0, 4), 1),
+		"other left out":    without(batchOf(0, 4), 2),
+		"last left out":     without(batchOf(0, 4), 3),
+		"one refused":       refused,
+		"doubled":           doubled,
+		"letters":           letters(batchOf(0, 4)),
+		"letters but one":   letters(without(batchOf(0, 4), 1)),
+		"letters but other": letters(without(batchOf(0, 4), 2)),
+		"two spans":         spans(first, second),
+		"other partition":   spans(other),
+		"without sources":   sourceless(4),
+		"fewer of them":     sourceless(3),
 	}
 	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
 		ch := open(t, options(s), clickhousex.Config{})

@@ -2,7 +2,6 @@ package kafkax
 
 import (
 	"context"
-	"log/slog"
 	"math/rand/v2"
 	"time"
 )
@@ -12,31 +11,28 @@ const (
 	maxBackoff = 2 * time.Second
 )
 
-// trouble is one run of failures of one thing: it spaces the attempts, and logs the first failure and the recovery, not
-// what lies between. The zero value is no trouble.
+// trouble is one run of failures of one thing: it spaces the attempts, and says when to log, which is at the first failure
+// and at the end, not for what lies between. The zero value is no trouble.
 type trouble struct {
 	failures int
 }
 
-// failed logs the first failure of a run.
-func (t *trouble) failed(ctx context.Context, log *slog.Logger, msg string, err error) {
-	if t.failures == 0 {
-		log.LogAttrs(ctx, slog.LevelWarn, msg, slog.Any("err", err))
-	}
+// failed notes a failure and reports whether it is the first of a run.
+func (t *trouble) failed() (first bool) {
 	t.failures++
+	return t.failures == 1
 }
 
-// over ends a run of failures and logs that, if there was one.
-func (t *trouble) over(ctx context.Context, log *slog.Logger, msg string) {
-	if t.failures > 0 {
-		log.LogAttrs(ctx, slog.LevelInfo, msg, slog.Int("failures", t.failures))
-	}
+// over ends a run of failures and returns how many there were.
+func (t *trouble) over() int {
+	n := t.failures
 	t.failures = 0
+	return n
 }
 
 // backoff is how long to wait after the failures so far: doubling, with a jitter of a half.
 func (t *trouble) backoff() time.Duration {
-	d := min(minBackoff<<min(max(t.failures-1, 0), 10), maxBackoff)
+	d := min(minBackoff<<min(max(t.failures-1, 0), 10), maxBackoff) // At most 10 doublings, not to overflow.
 	return d/2 + rand.N(d/2)
 }
 

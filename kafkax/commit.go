@@ -8,8 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/holdfast-io/holdfast"
 	"github.com/segmentio/kafka-go"
+
+	"github.com/holdfast-io/holdfast"
 )
 
 // committer commits for all claims of one member in one generation: one request at a time, because kafka-go opens
@@ -195,10 +196,14 @@ func (k *committer) run(ctx context.Context, stop <-chan struct{}) {
 		if !idle && wait <= 0 {
 			err := k.step(ctx)
 			if err == nil {
-				t.over(ctx, k.log, "commits go through again")
+				if n := t.over(); n > 0 {
+					k.log.LogAttrs(ctx, slog.LevelInfo, "commits go through again", slog.Int("failures", n))
+				}
 				continue
 			}
-			t.failed(ctx, k.log, "commit failed, trying again", err)
+			if t.failed() {
+				k.log.LogAttrs(ctx, slog.LevelWarn, "commit failed, trying again", slog.Any("err", err))
+			}
 			wait = t.backoff()
 		}
 		var timer <-chan time.Time
@@ -227,7 +232,7 @@ func (k *committer) flush(ctx context.Context) error {
 			return nil
 		}
 		if err := k.step(ctx); err != nil {
-			t.failures++
+			t.failed()
 			if !t.wait(ctx) {
 				return err
 			}
@@ -330,8 +335,6 @@ func (k *committer) send(ctx context.Context, targets []target) error {
 	return errors.Join(errs...)
 }
 
-var errNoAnswer = errors.New("kafkax: the answer leaves the partition out")
-
 func commitAnswer(resp *kafka.OffsetCommitResponse, s *slot) error {
 	for _, p := range resp.Topics[s.topic] {
 		if p.Partition == s.partition {
@@ -399,44 +402,4 @@ func (k *committer) readBack(ctx context.Context, slots []*slot) error {
 		}
 	}
 	return nil
-}
-
-// fetchOffsets asks for what the group has committed, in the order of slots.
-func fetchOffsets(ctx context.Context, client *kafka.Client, group string, slots []*slot) ([]kafka.OffsetFetchPartition, error) {
-	if len(slots) == 0 {
-		return nil, nil
-	}
-	topics := make(map[string][]int)
-	for _, s := range slots {
-		topics[s.topic] = append(topics[s.topic], s.partition)
-	}
-	resp, err := client.OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: group, Topics: topics})
-	if err != nil {
-		return nil, err
-	}
-	if resp.Error != nil {
-		return nil, fmt.Errorf("kafkax: fetch offsets of group %s: %w", group, resp.Error)
-	}
-	out := make([]kafka.OffsetFetchPartition, len(slots))
-	for i, s := range slots {
-		p, ok := find(resp.Topics[s.topic], func(p kafka.OffsetFetchPartition) bool { return p.Partition == s.partition })
-		switch {
-		case !ok:
-			return nil, errNoAnswer
-		case p.Error != nil:
-			return nil, fmt.Errorf("kafkax: fetch offset of %s/%d: %w", s.topic, s.partition, p.Error)
-		}
-		out[i] = p
-	}
-	return out, nil
-}
-
-func find[T any](in []T, match func(T) bool) (T, bool) {
-	for _, v := range in {
-		if match(v) {
-			return v, true
-		}
-	}
-	var none T
-	return none, false
 }

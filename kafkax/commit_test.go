@@ -7,10 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/segmentio/kafka-go"
+
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/kafkax"
 	"github.com/holdfast-io/holdfast/testkit"
-	"github.com/segmentio/kafka-go"
 )
 
 // withClaim runs test as the handler of the one partition of topic orders, which has 100 messages.
@@ -144,7 +145,9 @@ func TestFencedByCommit(t *testing.T) {
 				}
 				until(t, "joined again", func() bool { return r.consumer.Stats().Groups[0].Generations == 2 })
 				r.cancel()
-				<-r.done
+				if err := <-r.done; !errors.Is(err, kafkax.ErrDrainTimeout) { // The second one waits for its context, too.
+					t.Errorf("Consume: %v", err)
+				}
 				if n := r.consumer.Stats().Groups[0].CommitsFenced; n != 1 {
 					t.Errorf("fenced commits: %d, want 1", n)
 				}
@@ -193,6 +196,35 @@ func TestCommitSync(t *testing.T) {
 		}
 		remove()
 		check(80, "f")
+	})
+}
+
+// TestCoalescedBehindSync asks for less than what was committed synchronously since, beside another partition's commit.
+func TestCoalescedBehindSync(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 2}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		synced := make(chan struct{})
+		r := start(t, cluster, kafkax.ConsumerConfig{CommitInterval: time.Hour}, func(ctx context.Context, c holdfast.Claim) error {
+			if _, partition := c.Partition(); partition == 0 {
+				c.Commit(1) // The first one goes at once.
+				time.Sleep(time.Second)
+				c.Commit(10)
+				if err := c.CommitSync(ctx, 20, ""); err != nil {
+					t.Error(err)
+				}
+				close(synced)
+			} else {
+				<-synced
+				c.Commit(5)
+			}
+			<-c.Revoked()
+			return nil
+		})
+		<-synced
+		r.stop(t)
+		if got := server.Committed("group", "orders"); got[0] != 20 || got[1] != 5 {
+			t.Errorf("committed %v", got)
+		}
+		checkCommits(t, server)
 	})
 }
 

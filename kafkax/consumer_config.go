@@ -30,7 +30,8 @@ const (
 	// StartEarliest begins with the oldest message in the log. It is the zero value, because it loses nothing.
 	StartEarliest Start = iota
 	// StartLatest begins with what is written after the partition was first claimed. That place is committed at once,
-	// so that a restart does not skip what was written in between.
+	// so that a restart does not skip what was written in between. A partition that is added to the topic later begins
+	// at its end as well: what was written to it before it was noticed, which takes a second, is passed over.
 	StartLatest
 )
 

@@ -174,6 +174,9 @@ func TestConsumeAndCommit(t *testing.T) {
 		if n := server.Members("group"); n != 0 {
 			t.Errorf("%d members left in the group", n)
 		}
+		if n := server.Requests(testkit.APIJoinGroup); n != 1 {
+			t.Errorf("%d joins, want 1: it joined again on its way out", n)
+		}
 		if g := r.consumer.Stats().Groups[0]; g.Commits == 0 || g.Generations != 1 || len(g.Partitions) != 0 || g.LateCompletions != 0 {
 			t.Errorf("stats after the end: %+v", g)
 		}

@@ -7,45 +7,51 @@ import (
 	"testing"
 	"time"
 
+	"github.com/segmentio/kafka-go"
+
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/kafkax"
 	"github.com/holdfast-io/holdfast/testkit"
-	"github.com/segmentio/kafka-go"
 )
 
 // TestLongDrainKeepsMembership drains for longer than the session timeout. kafka-go's heartbeats stop when a rebalance
 // is noticed, so without others the member would be evicted and its last commit refused.
 func TestLongDrainKeepsMembership(t *testing.T) {
-	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
-		fill(t, server, "orders", 1, 10)
-		cfg := kafkax.ConsumerConfig{SessionTimeout: 6 * time.Second, HeartbeatInterval: 2 * time.Second}
-		began := make(chan int64, 10)
-		handle := func(ctx context.Context, c holdfast.Claim) error {
-			next, _ := c.Committed()
-			began <- next
-			<-c.Revoked()
-			if next == 0 {
-				time.Sleep(15 * time.Second)
-				c.Commit(7)
-			}
-			if ctx.Err() != nil {
-				t.Errorf("drain ended early: %v", context.Cause(ctx))
-			}
-			return nil
-		}
-		first := start(t, cluster, cfg, handle)
-		<-began
-		second := start(t, cluster, cfg, handle)
-		if next := <-began; next != 7 {
-			t.Errorf("the next owner begins at %d, want 7", next)
-		}
-		stats := first.consumer.Stats().Groups[0]
-		if stats.DrainTimeouts != 0 || stats.CommitsFenced != 0 || stats.LastDrain < 15*time.Second || stats.LastDrain > 16*time.Second {
-			t.Errorf("stats of the one that drained: %+v", stats)
-		}
-		first.stop(t)
-		second.stop(t)
-	})
+	for _, group := range []string{"a", "b", "c", "d"} { // With one of three brokers to begin with, some group is another's.
+		t.Run(group, func(t *testing.T) {
+			virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+				fill(t, server, "orders", 1, 10)
+				cluster.Brokers = cluster.Brokers[:1]
+				cfg := kafkax.ConsumerConfig{Group: group, SessionTimeout: 6 * time.Second, HeartbeatInterval: 2 * time.Second}
+				began := make(chan int64, 10)
+				handle := func(ctx context.Context, c holdfast.Claim) error {
+					next, _ := c.Committed()
+					began <- next
+					<-c.Revoked()
+					if next == 0 {
+						time.Sleep(15 * time.Second)
+						c.Commit(7)
+					}
+					if ctx.Err() != nil {
+						t.Errorf("drain ended early: %v", context.Cause(ctx))
+					}
+					return nil
+				}
+				first := start(t, cluster, cfg, handle)
+				<-began
+				second := start(t, cluster, cfg, handle)
+				if next := <-began; next != 7 {
+					t.Errorf("the next owner begins at %d, want 7", next)
+				}
+				stats := first.consumer.Stats().Groups[0]
+				if stats.DrainTimeouts != 0 || stats.CommitsFenced != 0 || stats.LastDrain < 15*time.Second || stats.LastDrain > 16*time.Second {
+					t.Errorf("stats of the one that drained: %+v", stats)
+				}
+				first.stop(t)
+				second.stop(t)
+			})
+		})
+	}
 }
 
 func TestDrainTimeout(t *testing.T) {

@@ -8,8 +8,9 @@ import (
 	"net"
 	"strconv"
 
-	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
 	"github.com/segmentio/kafka-go"
+
+	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
 )
 
 // fetcher feeds one claim, over a connection of its own to the partition's leader.
@@ -41,12 +42,14 @@ func (f *fetcher) run(ctx context.Context) error {
 			err = f.checkRange(ctx, err)
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // The claim is over, whatever the fetch met.
 		}
 		if _, ok := errors.AsType[*OffsetOutOfRangeError](err); ok {
 			return err
 		}
-		t.failed(ctx, f.log, "fetch failed, trying again", err)
+		if t.failed() {
+			f.log.LogAttrs(ctx, slog.LevelWarn, "fetch failed, trying again", slog.Any("err", err))
+		}
 		if !t.wait(ctx) {
 			return nil
 		}
@@ -72,7 +75,9 @@ func (f *fetcher) session(ctx context.Context, t *trouble) error {
 		if err != nil {
 			return err
 		}
-		t.over(ctx, f.log, "fetching again")
+		if n := t.over(); n > 0 {
+			f.log.LogAttrs(ctx, slog.LevelInfo, "fetching again", slog.Int("failures", n))
+		}
 		f.claim.end.Store(resp.HighWatermark)
 		f.request.Offset = resp.NextOffset
 		// The broker works on the next answer while the handler works on this one.
@@ -130,22 +135,4 @@ func (f *fetcher) checkRange(ctx context.Context, err error) error {
 		return &OffsetOutOfRangeError{Topic: f.claim.topic, Partition: f.claim.partition, Offset: offset, First: first, End: end}
 	}
 	return err
-}
-
-// logRange returns the range of offsets that a partition's log holds: [first, end).
-func logRange(ctx context.Context, client *kafka.Client, topic string, partition int) (first, end int64, err error) {
-	resp, err := client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{
-		topic: {kafka.FirstOffsetOf(partition), kafka.LastOffsetOf(partition)},
-	}})
-	if err != nil {
-		return 0, 0, err
-	}
-	p, ok := find(resp.Topics[topic], func(p kafka.PartitionOffsets) bool { return p.Partition == partition })
-	switch {
-	case !ok:
-		return 0, 0, errNoAnswer
-	case p.Error != nil:
-		return 0, 0, fmt.Errorf("kafkax: log range of %s/%d: %w", topic, partition, p.Error)
-	}
-	return p.FirstOffset, p.LastOffset, nil
 }

@@ -181,7 +181,7 @@ func (g *generation) overrun(ctx context.Context) {
 	// A handler that does not look at its context cannot be stopped, but it need not hold up the group.
 	g.log.LogAttrs(ctx, slog.LevelError, "handlers still run after the drain timeout, giving up the membership")
 	g.committer.lose(ErrDrainTimeout)
-	g.leaveGroup(g.member)
+	g.leaveGroup(ctx, g.member)
 }
 
 // flush commits what the handlers left, within what remains of the drain's time, and at least within a heartbeat.
@@ -251,10 +251,11 @@ func (g *generation) open(ctx context.Context, rebalanced <-chan struct{}, parti
 	for ctx.Err() == nil {
 		err := g.position(ctx, partitions)
 		if err == nil {
-			t.over(ctx, g.log, "offsets known")
 			return ctx.Err() == nil
 		}
-		t.failed(ctx, g.log, "cannot read the group's offsets, trying again", err)
+		if t.failed() {
+			g.log.LogAttrs(ctx, slog.LevelWarn, "cannot read the group's offsets, trying again", slog.Any("err", err))
+		}
 		t.wait(ctx)
 	}
 	return false

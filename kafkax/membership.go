@@ -48,7 +48,7 @@ type membership struct {
 func (m *membership) run(ctx context.Context, handle handler) error {
 	if err := m.reach(ctx); err != nil {
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // The caller ended it, that is no failure.
 		}
 		return err
 	}
@@ -88,7 +88,7 @@ func (m *membership) join(ctx context.Context, topics []string, handle handler) 
 		return fmt.Errorf("kafkax: group %s: %w", m.group, err)
 	}
 	member, alive := "", false // Unknown, and whether its generation is still the group's.
-	defer func() { m.leave(group, link, member, alive) }()
+	defer func() { m.leave(ctx, group, link, member, alive) }()
 
 	var t trouble
 	for {
@@ -101,9 +101,11 @@ func (m *membership) join(ctx context.Context, topics []string, handle handler) 
 			return fmt.Errorf("kafkax: join group %s: %w", m.group, err)
 		case err != nil:
 			member = "" // kafka-go has forgotten it.
-			t.failed(ctx, m.log, "cannot join the group, trying again", err)
+			if t.failed() {
+				m.log.LogAttrs(ctx, slog.LevelWarn, "cannot join the group, trying again", slog.Any("err", err))
+			}
 		default:
-			t.over(ctx, m.log, "joined the group again")
+			t.over() // What follows is logged anyway.
 			m.joined, member = true, gen.MemberID
 			served := m.serve(ctx, gen, topics, handle)
 			if alive = served.alive; served.last {
@@ -146,7 +148,7 @@ func (m *membership) serve(ctx context.Context, gen *kafka.Generation, topics []
 }
 
 // leave gives the membership up, and returns when nothing of it is left.
-func (m *membership) leave(group *kafka.ConsumerGroup, link *network, member string, alive bool) {
+func (m *membership) leave(ctx context.Context, group *kafka.ConsumerGroup, link *network, member string, alive bool) {
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
@@ -166,11 +168,14 @@ func (m *membership) leave(group *kafka.ConsumerGroup, link *network, member str
 	}
 	link.close()
 	<-closed
+	if member != "" {
+		m.leaveGroup(ctx, member)
+	}
 }
 
-// leaveGroup tells the coordinator that member is gone.
-func (m *membership) leaveGroup(member string) {
-	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+// leaveGroup tells the coordinator that member is gone, whether ctx has ended or not.
+func (m *membership) leaveGroup(ctx context.Context, member string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 	defer cancel()
 	_, err := m.net.client.LeaveGroup(ctx, &kafka.LeaveGroupRequest{
 		GroupID: m.group, Members: []kafka.LeaveGroupRequestMember{{ID: member}},

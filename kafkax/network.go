@@ -36,10 +36,14 @@ type network struct {
 func newNetwork(c Cluster, timeout time.Duration, topics ...string) *network {
 	n := &network{cluster: c, conns: make(map[*netConn]struct{})}
 	n.life, n.end = context.WithCancel(context.Background())
+	ttl := metadataTTL
+	if len(topics) == 0 {
+		ttl = 0 // kafka-go's default: all topics can be much to ask for, and a producer asks anew when it has to.
+	}
 	n.pool = &kafka.Transport{
 		Dial:           n.dial,
 		DialTimeout:    c.DialTimeout * time.Duration(len(c.Brokers)+1), // For all addresses in turn, and the handshakes.
-		MetadataTTL:    metadataTTL,
+		MetadataTTL:    ttl,
 		MetadataTopics: topics,
 		ClientID:       c.ClientID,
 		SASL:           c.SASL,
@@ -93,7 +97,7 @@ func (n *network) dial(ctx context.Context, network, addr string) (net.Conn, err
 func (n *network) connect(ctx context.Context, network, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, n.cluster.DialTimeout)
 	defer cancel()
-	defer context.AfterFunc(n.life, cancel)()
+	defer context.AfterFunc(n.life, cancel)() //nolint:contextcheck // The network's life is another one than the call's.
 
 	conn, err := n.cluster.Dial(ctx, network, addr)
 	if err != nil || n.cluster.TLS == nil {

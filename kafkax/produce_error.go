@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/holdfast-io/holdfast"
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol/produce"
+
+	"github.com/holdfast-io/holdfast"
 )
 
 // ErrProducerClosed is returned for what is produced after Close.
@@ -99,7 +100,7 @@ func judge(err error) (verdict error, written bool) {
 		return err, true // Sent, and no answer.
 	}
 	switch code {
-	case kafka.MessageSizeTooLarge, kafka.RecordListTooLarge, kafka.InvalidTimestamp, invalidRecord:
+	case kafka.MessageSizeTooLarge, kafka.RecordListTooLarge, kafka.InvalidTimestamp, errInvalidRecord:
 		return holdfast.Permanent(err), false
 	case kafka.TopicAuthorizationFailed, kafka.ClusterAuthorizationFailed, kafka.InvalidTopic, kafka.PolicyViolation,
 		kafka.SASLAuthenticationFailed, kafka.UnsupportedSASLMechanism, kafka.UnsupportedForMessageFormat:
@@ -114,8 +115,8 @@ func judge(err error) (verdict error, written bool) {
 	}
 }
 
-// invalidRecord is a code that kafka-go does not name: a broker refuses what a record holds.
-const invalidRecord = kafka.Error(87)
+// errInvalidRecord is a code that kafka-go does not name: a broker refuses what a record holds.
+const errInvalidRecord = kafka.Error(87)
 
 // unsentError is an error that came before anything was sent.
 type unsentError struct{ err error }

@@ -1,16 +1,22 @@
 package kafkax
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"github.com/segmentio/kafka-go"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/retry"
-	"github.com/segmentio/kafka-go"
 )
+
+// lookUpPatience is for how long new attempts to find a topic begin. One attempt can take as long as a dial.
+const lookUpPatience = 4 * time.Second
 
 // Producer writes messages and waits until all in-sync replicas have them. It may be used from many goroutines at once.
 //
@@ -20,6 +26,7 @@ type Producer struct {
 	net      *network
 	requests chan struct{} // A token for each request on its way.
 	turn     atomic.Uint64 // Spreads messages without key.
+	known    sync.Map      // Topics whose partitions have been counted.
 
 	mu     sync.Mutex
 	closed bool
@@ -225,19 +232,23 @@ func (p *Producer) choose(key []byte, ids []int) int {
 // partitions counts a topic's partitions. What is known already is no call that the circuit should count, or it would
 // hear of a success between any two failures.
 func (p *Producer) partitions(ctx context.Context, topic string) (int, error) {
-	if !p.cfg.Breaker.IsOpen() {
+	if _, known := p.known.Load(topic); known && !p.cfg.Breaker.IsOpen() {
 		if n, err := p.lookUp(ctx, topic); err == nil {
 			return n, nil
 		}
 	}
-	return retry.DoValueThrough(ctx, p.cfg.Breaker, p.cfg.Retry, func(ctx context.Context) (int, error) {
+	policy := p.cfg.Retry
+	policy.MaxElapsed = min(cmp.Or(policy.MaxElapsed, lookUpPatience), lookUpPatience)
+	return retry.DoValueThrough(ctx, p.cfg.Breaker, policy, func(ctx context.Context) (int, error) {
 		p.refresh()
 		n, err := p.lookUp(ctx, topic)
-		if err != nil {
-			err, _ = judge(err)
-		}
-		if errors.Is(err, kafka.UnknownTopicOrPartition) {
+		switch {
+		case err == nil:
+			p.known.Store(topic, struct{}{})
+		case errors.Is(err, kafka.UnknownTopicOrPartition):
 			err = holdfast.Hold(err) // Fresh from a broker.
+		default:
+			err, _ = judge(err)
 		}
 		return n, err
 	})

@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/segmentio/kafka-go"
+
 	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/retry"
-	"github.com/segmentio/kafka-go"
 )
 
 const (

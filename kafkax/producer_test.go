@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -11,12 +12,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/segmentio/kafka-go"
+
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/kafkax"
 	"github.com/holdfast-io/holdfast/retry"
 	"github.com/holdfast-io/holdfast/testkit"
-	"github.com/segmentio/kafka-go"
 )
 
 // withProducer runs test with a producer, in a bubble.
@@ -299,34 +301,46 @@ func TestUnknownTopic(t *testing.T) {
 }
 
 func TestProduceUnreachable(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p, err := kafkax.NewProducer(kafkax.Cluster{Brokers: []string{"one.example:9092"}, Dial: new(testkit.Network).Dial}, kafkax.ProducerConfig{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		began := time.Now()
-		failed := failure(t, p.Produce(t.Context(), message("orders", "a")))
-		if took := time.Since(began); took > 10*time.Second {
-			t.Errorf("took %v", took)
-		}
-		if failed.Ambiguous() || failed.Permanent() || !strings.Contains(failed.Error(), "one.example:9092") {
-			t.Errorf("got %v", failed)
-		}
-		if !p.IsOpen() {
-			t.Error("the circuit is closed")
-		}
-		failed = failure(t, p.Produce(t.Context(), message("orders", "a")))
-		if !errors.Is(failed, breaker.ErrCircuitOpen) || failed.Ambiguous() {
-			t.Errorf("got %v", failed)
-		}
-		began = time.Now()
-		if err := p.WaitUntilReady(t.Context()); err != nil || time.Since(began) > time.Minute {
-			t.Errorf("WaitUntilReady: %v after %v", err, time.Since(began))
-		}
-		if err := p.Close(t.Context()); err != nil {
-			t.Error(err)
-		}
-	})
+	for name, dial := range map[string]func(context.Context, string, string) (net.Conn, error){
+		"refused": new(testkit.Network).Dial, "dial hangs": hangingDial, "broker never answers": muteDial,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, err := kafkax.NewProducer(kafkax.Cluster{Brokers: []string{"one.example:9092", "two.example:9092"}, Dial: dial}, kafkax.ProducerConfig{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				failed := failure(t, p.Produce(t.Context(), message("orders", "a")))
+				if took := time.Since(began); took > 10*time.Second {
+					t.Errorf("took %v", took)
+				}
+				if failed.Ambiguous() || failed.Permanent() || failed.Hold() {
+					t.Errorf("got %+v", failed)
+				}
+				if name != "broker never answers" && !strings.Contains(failed.Error(), ".example:9092") {
+					t.Errorf("the error does not name the address: %v", failed)
+				}
+				for range 4 {
+					_ = p.Produce(t.Context(), message("orders", "a"))
+				}
+				if !p.IsOpen() {
+					t.Error("the circuit is closed")
+				}
+				failed = failure(t, p.Produce(t.Context(), message("orders", "a")))
+				if !errors.Is(failed, breaker.ErrCircuitOpen) || failed.Ambiguous() {
+					t.Errorf("got %v", failed)
+				}
+				began = time.Now()
+				if err := p.WaitUntilReady(t.Context()); err != nil || time.Since(began) > time.Minute {
+					t.Errorf("WaitUntilReady: %v after %v", err, time.Since(began))
+				}
+				if err := p.Close(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }
 
 func TestProduceThroughOutage(t *testing.T) {
@@ -335,8 +349,9 @@ func TestProduceThroughOutage(t *testing.T) {
 			t.Fatal(err)
 		}
 		server.Stop()
-		if err := p.Produce(t.Context(), message("orders", "b")); err == nil {
-			t.Fatal("produced without a broker")
+		err := p.Produce(t.Context(), message("orders", "b"))
+		if err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Fatalf("without a broker: %v", err)
 		}
 		if !p.IsOpen() {
 			t.Error("the circuit is closed")
@@ -349,6 +364,19 @@ func TestProduceThroughOutage(t *testing.T) {
 		}
 		if err := p.Produce(t.Context(), message("orders", "c")); err != nil {
 			t.Errorf("after the outage: %v", err)
+		}
+	})
+}
+
+// TestUnsentIsNotAmbiguous cannot even connect to the leader.
+func TestUnsentIsNotAmbiguous(t *testing.T) {
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, kafkax.ProducerConfig{}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		if _, err := p.Partitions(t.Context(), "orders"); err != nil {
+			t.Fatal(err)
+		}
+		server.Stop()
+		if failed := failure(t, p.Produce(t.Context(), message("orders", "a"))); failed.Ambiguous() || failed.Failures[0].Partition != 0 {
+			t.Errorf("got %v", failed)
 		}
 	})
 }
@@ -397,7 +425,7 @@ func TestProducerClose(t *testing.T) {
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
-		began := time.Now()
+		began, closed := time.Now(), make(chan struct{})
 		go func() {
 			if err := p.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("Close: %v", err)
@@ -405,12 +433,12 @@ func TestProducerClose(t *testing.T) {
 			if took := time.Since(began); took != 3*time.Second {
 				t.Errorf("Close took %v", took)
 			}
-			done <- nil
+			close(closed)
 		}()
 		if failed := failure(t, <-done); !failed.Ambiguous() {
 			t.Errorf("the call in progress: %v", failed)
 		}
-		<-done
+		<-closed
 		if err := p.Produce(t.Context(), message("orders", "c")); !errors.Is(err, kafkax.ErrProducerClosed) {
 			t.Errorf("after Close: %v", err)
 		}

@@ -14,12 +14,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/holdfast-io/holdfast"
-	"github.com/holdfast-io/holdfast/kafkax"
-	"github.com/holdfast-io/holdfast/testkit"
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/sasl/plain"
 	"github.com/segmentio/kafka-go/sasl/scram"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/kafkax"
+	"github.com/holdfast-io/holdfast/testkit"
 )
 
 // logbook counts what is logged, by message.
@@ -54,17 +55,19 @@ func (l *logbook) count(message string) int {
 	return n
 }
 
+func hangingDial(ctx context.Context, _, _ string) (net.Conn, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func muteDial(context.Context, string, string) (net.Conn, error) {
+	conn, _ := net.Pipe()
+	return conn, nil
+}
+
 func TestUnreachableBroker(t *testing.T) {
-	hang := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		<-ctx.Done()
-		return nil, ctx.Err()
-	}
-	mute := func(context.Context, string, string) (net.Conn, error) {
-		conn, _ := net.Pipe()
-		return conn, nil
-	}
 	for name, dial := range map[string]func(context.Context, string, string) (net.Conn, error){
-		"refused": new(testkit.Network).Dial, "dial hangs": hang, "broker never answers": mute,
+		"refused": new(testkit.Network).Dial, "dial hangs": hangingDial, "broker never answers": muteDial,
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -128,8 +131,7 @@ func TestOutageAtTheEnd(t *testing.T) {
 		until(t, "all read", func() bool { return seen.distinct() == 10 })
 		server.Stop()
 		began := time.Now()
-		r.cancel()
-		<-r.done
+		r.stop(t)
 		if took := time.Since(began); took > 40*time.Second {
 			t.Errorf("Consume took %v to end without brokers", took)
 		}
@@ -348,5 +350,33 @@ func TestWrongPassword(t *testing.T) {
 		if took := time.Since(began); err == nil || took > 10*time.Second {
 			t.Errorf("Consume: %v after %v", err, took)
 		}
+	})
+}
+
+// TestPause does not fetch for a long time: nothing more than two answers is fetched, and the membership is kept.
+func TestPause(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		for range 20 { // Each is a batch.
+			fill(t, server, "orders", 1, 100)
+		}
+		var seen ledger
+		r := start(t, cluster, kafkax.ConsumerConfig{FetchBytes: 2000}, func(ctx context.Context, c holdfast.Claim) error {
+			time.Sleep(20 * time.Minute)
+			return seen.handle(ctx, c)
+		})
+		until(t, "joined", func() bool { return r.claims() == 1 })
+		time.Sleep(19 * time.Minute)
+		if n := server.Requests(testkit.APIFetch); n != 2 {
+			t.Errorf("%d fetches while paused, want 2", n)
+		}
+		if n := r.consumer.Stats().Groups[0].Partitions[0].Prefetched; n <= 0 || n > 100_000 {
+			t.Errorf("%d bytes prefetched", n)
+		}
+		time.Sleep(time.Minute)
+		until(t, "all read", func() bool { return seen.distinct() == 2000 })
+		if n := r.consumer.Stats().Groups[0].Generations; n != 1 {
+			t.Errorf("%d generations, want 1", n)
+		}
+		r.stop(t)
 	})
 }

@@ -7,9 +7,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/segmentio/kafka-go"
+
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/retry"
-	"github.com/segmentio/kafka-go"
 )
 
 // recordOverhead is about what a record takes beside its key, value and headers.
@@ -62,7 +63,11 @@ func (w *writer) batch(ctx context.Context, indexes []int) error {
 		verdict, written := judge(err)
 		ambiguous = ambiguous || written
 		if isStale(err) {
-			if there, err := w.producer.exists(ctx, w.at); !there && err == nil {
+			there, lookErr := w.producer.exists(ctx, w.at)
+			switch {
+			case lookErr != nil && !written:
+				return lookErr // Tells more: without a layout, kafka-go says that there is no such topic.
+			case lookErr == nil && !there:
 				return holdfast.Hold(verdict)
 			}
 		}

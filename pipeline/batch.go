@@ -75,7 +75,7 @@ func (b *batch[T]) release(handBack bool) {
 			state[m.claim] = leaving
 		}
 		if leaving {
-			m.claim.handBack(1)
+			m.claim.handBack(m.n)
 			continue
 		}
 		b.items[kept], b.marks[kept] = b.items[i], m

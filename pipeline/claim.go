@@ -30,12 +30,11 @@ type claim struct {
 	closeOnce sync.Once
 	closing   chan struct{} // Closed when the drain begins: nothing new is started after it.
 
-	mu         sync.Mutex
-	tracker    tracker
-	handedBack int
-	released   bool
-	next       int64
-	changed    chan struct{} // Holds a token when something was settled or handed back.
+	mu       sync.Mutex
+	tracker  tracker
+	released bool
+	next     int64
+	changed  chan struct{} // Holds a token when something was settled or handed back.
 }
 
 // serve runs one claim from its first message to its drain.
@@ -104,32 +103,32 @@ func process[T any](ctx context.Context, c *claim, messages []holdfast.Message, 
 	fetched := c.engine.now()
 	for i := range messages {
 		if c.draining() {
-			c.handBack(len(dead))
+			handBack(dead)
 			return errStopped
 		}
 		m := &messages[i]
 		n := c.track(m.ClaimOffset(), fetched)
-		value, err := through(ctx, c, *m, run)
+		out, err := through(ctx, c, *m, run)
 		var f *failure
 		switch {
 		case err == nil:
-			err = l.add(holdfast.Item[T]{Source: m, Value: value}, mark{c, n})
+			err = deliver(c, m, n, out, l)
 		case errors.Is(err, holdfast.ErrSkip):
 			c.engine.counts.skipped.Add(1)
 			c.settle(n)
 			err = nil
 		case errors.As(err, &f):
-			dead = append(dead, grave{mark{c, n}, c.engine.letter(m, f)})
+			dead = append(dead, grave{mark{c, n}, c.engine.letter(m, f), 1})
 			err = nil
 		}
 		if err != nil {
-			c.handBack(len(dead) + 1)
+			c.handBack(n)
+			handBack(dead)
 			return errStopped
 		}
 		if len(dead) == letterBatch || i == len(messages)-1 {
-			left := c.engine.bury(ctx, dead, c.String()+" dead letters", c.pause)
-			if len(left) > 0 {
-				c.handBack(len(left))
+			if left := c.engine.bury(ctx, dead, c.String()+" dead letters", c.pause); len(left) > 0 {
+				handBack(left)
 				return errStopped
 			}
 			dead = dead[:0]
@@ -139,16 +138,34 @@ func process[T any](ctx context.Context, c *claim, messages []holdfast.Message, 
 }
 
 // through takes one message through the stages, with the context that the program makes for it.
-func through[T any](ctx context.Context, c *claim, m holdfast.Message, run call[holdfast.Message, T]) (T, error) {
+func through[T any](ctx context.Context, c *claim, m holdfast.Message, run call[holdfast.Message, T]) (values[T], error) {
 	if c.engine.cfg.Context == nil {
 		return run(ctx, c, m)
 	}
 	traced, err := c.engine.context(ctx, m)
 	if err != nil {
-		var none T
-		return none, err
+		return values[T]{}, err
 	}
 	return run(traced, c, m)
+}
+
+// deliver hands the values that the stages made of message n to the lane.
+func deliver[T any](c *claim, m *holdfast.Message, n int, out values[T], l *lane[T]) error {
+	if !out.several {
+		return l.add(holdfast.Item[T]{Source: m, Value: out.one}, mark{c, n})
+	}
+	if len(out.many) == 0 {
+		c.engine.counts.skipped.Add(1)
+		c.settle(n)
+		return nil
+	}
+	c.expect(n, len(out.many))
+	for _, v := range out.many {
+		if err := l.add(holdfast.Item[T]{Source: m, Value: v}, mark{c, n}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // String is the claim's partition, for logs and health.
@@ -161,7 +178,15 @@ func (c *claim) track(offset, fetched int64) int {
 	return c.tracker.add(offset, fetched)
 }
 
-// settle marks messages as settled and commits as far as all are. After the claim is released it does nothing.
+// expect notes that message n has become several values.
+func (c *claim) expect(n, values int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tracker.expect(n, values)
+}
+
+// settle settles a value of each of the messages, and commits as far as all are settled. After the claim is released it
+// does nothing.
 func (c *claim) settle(numbers ...int) {
 	c.mu.Lock()
 	if c.released {
@@ -183,10 +208,10 @@ func (c *claim) settle(numbers ...int) {
 	c.signal()
 }
 
-// handBack gives up n messages in flight: whoever owns the partition next reads them again.
+// handBack gives a message in flight up: whoever owns the partition next reads it again.
 func (c *claim) handBack(n int) {
 	c.mu.Lock()
-	c.handedBack += n
+	c.tracker.handBack(n)
 	c.mu.Unlock()
 	c.signal()
 }
@@ -231,7 +256,7 @@ func (c *claim) drain(ctx context.Context, flush func()) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.released = true
-	if left := c.tracker.inFlight() - c.handedBack; left > 0 {
+	if left := c.tracker.inFlight(); left > 0 {
 		return &LeftError{Topic: c.topic, Partition: c.partition, Messages: left, Offset: c.next, Cause: context.Cause(ctx)}
 	}
 	return nil
@@ -240,7 +265,7 @@ func (c *claim) drain(ctx context.Context, flush func()) error {
 func (c *claim) outstanding() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.tracker.inFlight() - c.handedBack
+	return c.tracker.inFlight()
 }
 
 // pause waits for d. It returns errStopped when the claim's drain begins first.
@@ -305,8 +330,16 @@ type mark struct {
 	n     int
 }
 
-// grave is a message in flight and the letter to be written about it.
+// grave is a message in flight, the letter to be written about it, and how many of its values that settles.
 type grave struct {
 	mark
 	letter dlq.Letter
+	values int
+}
+
+// handBack hands the messages of graves back that were not closed.
+func handBack(graves []grave) {
+	for _, g := range graves {
+		g.claim.handBack(g.n)
+	}
 }

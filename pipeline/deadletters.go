@@ -81,7 +81,7 @@ func releaseGraves(graves []grave) []grave {
 		if !g.claim.gone() && !g.claim.draining() {
 			return false
 		}
-		g.claim.handBack(1)
+		g.claim.handBack(g.n)
 		return true
 	})
 }

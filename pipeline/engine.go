@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -138,7 +139,7 @@ func (e *engine) lay(graves []grave, failed map[int]error) {
 	for i, g := range graves {
 		if failed[i] == nil {
 			e.counts.letter(g.letter.Reason)
-			g.claim.settle(g.n)
+			g.claim.settle(slices.Repeat([]int{g.n}, g.values)...)
 		}
 	}
 }

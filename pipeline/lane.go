@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/dlq"
+	"github.com/holdfast-io/holdfast/retry"
 )
 
 // lane gathers the items of many claims into batches and writes them to the sink, one at a time, so that a claim's
@@ -238,7 +239,7 @@ func (l *lane[T]) refused(ctx context.Context, b *batch[T], e *holdfast.BatchErr
 			left.add(item, b.marks[i], 0)
 			again = err
 		default:
-			graves = append(graves, grave{b.marks[i], l.engine.letter(item.Source, l.itemFailure(err))})
+			graves = l.dig(graves, item, b.marks[i], itemFailure(err))
 		}
 	}
 	l.answered()
@@ -248,11 +249,23 @@ func (l *lane[T]) refused(ctx context.Context, b *batch[T], e *holdfast.BatchErr
 	return again
 }
 
-func (l *lane[T]) itemFailure(err error) *failure {
+// dig appends a grave for an item. Values of one message that fail together get one letter.
+func (l *lane[T]) dig(graves []grave, item holdfast.Item[T], m mark, f *failure) []grave {
+	if last := len(graves) - 1; last >= 0 && graves[last].mark == m {
+		graves[last].values++
+		return graves
+	}
+	return append(graves, grave{m, l.engine.letter(item.Source, f), 1})
+}
+
+// itemFailure is what it means that a sink refused one item.
+func itemFailure(err error) *failure {
 	f := &failure{reason: dlq.RetriesExhausted, stage: sinkStage, attempts: 1, err: err}
-	var panicked *PanicError
-	switch {
-	case errors.As(err, &panicked):
+	if tried, ok := errors.AsType[*retry.Error](err); ok {
+		f.attempts, f.err = tried.Attempts, tried.Err
+	}
+	switch _, panicked := errors.AsType[*PanicError](err); {
+	case panicked:
 		f.reason = dlq.Panicked
 	case holdfast.IsPermanent(err):
 		f.reason = permanentReason(err)
@@ -286,10 +299,7 @@ func (l *lane[T]) buryRejected(ctx context.Context, b *batch[T], err error) {
 	}
 	for len(b.items) > 0 && ctx.Err() == nil && l.isOpen(err) {
 		step := min(len(b.items), l.engine.limit.step())
-		graves := make([]grave, step)
-		for i := range graves {
-			graves[i] = grave{b.marks[i], l.engine.letter(b.items[i].Source, f)}
-		}
+		graves := l.digAll(b, step, f)
 		b.items, b.marks = b.items[step:], b.marks[step:]
 		l.bury(ctx, b, graves)
 		l.handBack(b)
@@ -298,12 +308,18 @@ func (l *lane[T]) buryRejected(ctx context.Context, b *batch[T], err error) {
 
 func (l *lane[T]) buryAll(ctx context.Context, b *batch[T], reason dlq.Reason, err error) {
 	f := &failure{reason: reason, stage: sinkStage, attempts: 1, err: err}
-	graves := make([]grave, len(b.items))
-	for i := range graves {
-		graves[i] = grave{b.marks[i], l.engine.letter(b.items[i].Source, f)}
-	}
+	graves := l.digAll(b, len(b.items), f)
 	b.items, b.marks = nil, nil
 	l.bury(ctx, b, graves)
+}
+
+// digAll makes the graves of b's first n items.
+func (l *lane[T]) digAll(b *batch[T], n int, f *failure) []grave {
+	var graves []grave
+	for i, item := range b.items[:n] {
+		graves = l.dig(graves, item, b.marks[i], f)
+	}
+	return graves
 }
 
 // bury writes letters until all are written or their claims are gone or drained, which hands the messages back. The rest

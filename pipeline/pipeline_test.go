@@ -663,7 +663,7 @@ func TestRefusesNonsense(t *testing.T) {
 		"stage": {func() error {
 			_, err := pipeline.New(b, pipeline.Then(number(), pipeline.Map[int, int]("", nil, pipeline.StageConfig{Timeout: -1})), s, pipeline.Config{})
 			return err
-		}, []string{"needs a stage name", "needs a function", "StageConfig.Timeout"}},
+		}, []string{"stage needs a name", "needs a function", "StageConfig.Timeout"}},
 		"zero stage": {func() error {
 			_, err := pipeline.New(b, pipeline.Stage[holdfast.Message, int]{}, s, pipeline.Config{})
 			return err

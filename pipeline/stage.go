@@ -12,16 +12,23 @@ import (
 	"github.com/holdfast-io/holdfast/retry"
 )
 
-// Stage turns an A into a B. It is made by Map and Then; the zero value does nothing and New refuses it. A Stage is
-// immutable and may be used by several pipelines.
+// Stage turns an A into Bs. It is made by Map, FlatMap and Then; the zero value does nothing and New refuses it. A Stage
+// is immutable and may be used by several pipelines.
 type Stage[A, B any] struct {
 	faults []error
 	bind   func(e *engine) call[A, B]
 }
 
-// call runs a stage for one message of c until there is a B, or an error that settles the matter: holdfast.ErrSkip, a
-// *failure, or errStopped.
-type call[A, B any] func(ctx context.Context, c *claim, in A) (B, error)
+// call runs a stage for one message of c until there are values, or an error that settles the matter: holdfast.ErrSkip,
+// a *failure, or errStopped.
+type call[A, B any] func(ctx context.Context, c *claim, in A) (values[B], error)
+
+// values is what a stage made: one value, as nearly always, or several.
+type values[T any] struct {
+	one     T
+	many    []T
+	several bool
+}
 
 // StageConfig is how a stage meets failures. The zero value has no circuit, three attempts and no time limit.
 type StageConfig struct {
@@ -57,9 +64,32 @@ func (c StageConfig) Validate() error {
 //
 // fn may be called for several messages at once, of different partitions.
 func Map[A, B any](name string, fn func(context.Context, A) (B, error), cfg StageConfig) Stage[A, B] {
+	if fn == nil {
+		return newStage[A, B](name, nil, cfg)
+	}
+	return newStage(name, func(ctx context.Context, in A) (values[B], error) {
+		v, err := fn(ctx, in)
+		return values[B]{one: v}, err
+	}, cfg)
+}
+
+// FlatMap is Map for a function that makes several values of one, or none, which settles the message. The message is
+// settled when all of them are. When one of them is dead-lettered, the letter is about the message: redriven, it makes
+// all of its values again.
+func FlatMap[A, B any](name string, fn func(context.Context, A) ([]B, error), cfg StageConfig) Stage[A, B] {
+	if fn == nil {
+		return newStage[A, B](name, nil, cfg)
+	}
+	return newStage(name, func(ctx context.Context, in A) (values[B], error) {
+		v, err := fn(ctx, in)
+		return values[B]{many: v, several: true}, err
+	}, cfg)
+}
+
+func newStage[A, B any](name string, fn func(context.Context, A) (values[B], error), cfg StageConfig) Stage[A, B] {
 	var s Stage[A, B]
 	if name == "" {
-		s.faults = append(s.faults, errors.New("pipeline: Map needs a stage name, got \"\""))
+		s.faults = append(s.faults, errors.New("pipeline: a stage needs a name, got \"\""))
 	}
 	if fn == nil {
 		s.faults = append(s.faults, fmt.Errorf("pipeline: stage %q needs a function, got nil", name))
@@ -69,7 +99,7 @@ func Map[A, B any](name string, fn func(context.Context, A) (B, error), cfg Stag
 	}
 	s.bind = func(e *engine) call[A, B] {
 		step := &step{name: name, breaker: cfg.Breaker, retry: cfg.Retry, timeout: cfg.Timeout}
-		return func(ctx context.Context, c *claim, in A) (B, error) {
+		return func(ctx context.Context, c *claim, in A) (values[B], error) {
 			for t := (trial{}); ; {
 				out, err := try(ctx, step, fn, in)
 				if err == nil {
@@ -87,7 +117,7 @@ func Map[A, B any](name string, fn func(context.Context, A) (B, error), cfg Stag
 	return s
 }
 
-// Then runs b on what a makes.
+// Then runs b on each value that a makes.
 func Then[A, B, C any](a Stage[A, B], b Stage[B, C]) Stage[A, C] {
 	s := Stage[A, C]{faults: slices.Concat(a.faults, b.faults)}
 	if a.bind == nil || b.bind == nil {
@@ -95,15 +125,36 @@ func Then[A, B, C any](a Stage[A, B], b Stage[B, C]) Stage[A, C] {
 	}
 	s.bind = func(e *engine) call[A, C] {
 		first, second := a.bind(e), b.bind(e)
-		return func(ctx context.Context, c *claim, in A) (out C, err error) {
+		return func(ctx context.Context, c *claim, in A) (values[C], error) {
 			mid, err := first(ctx, c, in)
 			if err != nil {
-				return out, err
+				return values[C]{}, err
 			}
-			return second(ctx, c, mid)
+			if !mid.several {
+				return second(ctx, c, mid.one)
+			}
+			return onEach(ctx, c, mid.many, second)
 		}
 	}
 	return s
+}
+
+// onEach runs a stage on several values. A value that is skipped leaves; any other error is the message's.
+func onEach[B, C any](ctx context.Context, c *claim, in []B, run call[B, C]) (values[C], error) {
+	all := values[C]{several: true}
+	for _, v := range in {
+		out, err := run(ctx, c, v)
+		switch {
+		case errors.Is(err, holdfast.ErrSkip):
+		case err != nil:
+			return values[C]{}, err
+		case out.several:
+			all.many = append(all.many, out.many...)
+		default:
+			all.many = append(all.many, out.one)
+		}
+	}
+	return all, nil
 }
 
 // try calls fn through the step's circuit, as often as its policy says. A panic is returned as a *PanicError, after the

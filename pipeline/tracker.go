@@ -7,58 +7,80 @@ type tracker struct {
 	head    int    // The number of the oldest message in flight.
 	tail    int    // The number of the next message to come.
 	settled int    // How many between head and tail are settled.
+	handed  int    // How many of the others are handed back.
 }
 
+// slot is one message.
 type slot struct {
 	offset  int64
 	fetched int64 // Nanoseconds since the engine started.
-	settled bool
+	pending int   // Values that are not settled. The message is when there is none left.
+	handed  bool  // Handed back: nobody waits for it any more.
 }
 
-// add notes a message in flight and returns its number.
+// add notes a message in flight, with one value to come, and returns its number.
 func (t *tracker) add(offset, fetched int64) int {
 	if t.tail-t.head == len(t.slots) {
 		t.grow()
 	}
 	n := t.tail
-	t.slots[n&(len(t.slots)-1)] = slot{offset: offset, fetched: fetched}
+	*t.slot(n) = slot{offset: offset, fetched: fetched, pending: 1}
 	t.tail++
 	return n
 }
 
-// settle marks message n. It returns the offset after the contiguous settled prefix if that has moved.
+// expect says that the stages made so many values of message n.
+func (t *tracker) expect(n, values int) { t.slot(n).pending = values }
+
+// settle settles one value of message n. It returns the offset after the contiguous settled prefix if that has moved.
 func (t *tracker) settle(n int) (next int64, moved bool) {
-	if n < t.head || n >= t.tail {
+	if n < t.head || n >= t.tail || t.slot(n).pending == 0 {
 		return 0, false
 	}
-	mask := len(t.slots) - 1
-	if s := &t.slots[n&mask]; !s.settled {
-		s.settled = true
-		t.settled++
+	s := t.slot(n)
+	if s.pending--; s.pending > 0 {
+		return 0, false
 	}
-	for t.head < t.tail && t.slots[t.head&mask].settled {
-		next, moved = t.slots[t.head&mask].offset+1, true
+	t.settled++
+	if s.handed {
+		t.handed--
+	}
+	for t.head < t.tail && t.slot(t.head).pending == 0 {
+		next, moved = t.slot(t.head).offset+1, true
 		t.head++
 		t.settled--
 	}
 	return next, moved
 }
 
-// inFlight is how many messages are not settled.
-func (t *tracker) inFlight() int { return t.tail - t.head - t.settled }
+// handBack gives up waiting for message n.
+func (t *tracker) handBack(n int) {
+	if n < t.head || n >= t.tail {
+		return
+	}
+	if s := t.slot(n); s.pending > 0 && !s.handed {
+		s.handed = true
+		t.handed++
+	}
+}
+
+// inFlight is how many messages are neither settled nor handed back.
+func (t *tracker) inFlight() int { return t.tail - t.head - t.settled - t.handed }
 
 // oldest is the first message that is not settled.
 func (t *tracker) oldest() (s slot, ok bool) {
 	if t.head == t.tail {
 		return slot{}, false
 	}
-	return t.slots[t.head&(len(t.slots)-1)], true
+	return *t.slot(t.head), true
 }
+
+func (t *tracker) slot(n int) *slot { return &t.slots[n&(len(t.slots)-1)] }
 
 func (t *tracker) grow() {
 	grown := make([]slot, max(64, 2*len(t.slots)))
 	for n := t.head; n < t.tail; n++ {
-		grown[n&(len(grown)-1)] = t.slots[n&(len(t.slots)-1)]
+		grown[n&(len(grown)-1)] = *t.slot(n)
 	}
 	t.slots = grown
 }

@@ -1,0 +1,69 @@
+package kafkax
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/segmentio/kafka-go"
+)
+
+var errNoAnswer = errors.New("kafkax: the answer leaves the partition out")
+
+// fetchOffsets asks for what the group has committed, in the order of slots.
+func fetchOffsets(ctx context.Context, client *kafka.Client, group string, slots []*slot) ([]kafka.OffsetFetchPartition, error) {
+	if len(slots) == 0 {
+		return nil, nil
+	}
+	topics := make(map[string][]int)
+	for _, s := range slots {
+		topics[s.topic] = append(topics[s.topic], s.partition)
+	}
+	resp, err := client.OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: group, Topics: topics})
+	if err != nil {
+		return nil, err
+	}
+	if resp.Error != nil {
+		return nil, fmt.Errorf("kafkax: fetch offsets of group %s: %w", group, resp.Error)
+	}
+	out := make([]kafka.OffsetFetchPartition, len(slots))
+	for i, s := range slots {
+		p, ok := find(resp.Topics[s.topic], func(p kafka.OffsetFetchPartition) bool { return p.Partition == s.partition })
+		switch {
+		case !ok:
+			return nil, errNoAnswer
+		case p.Error != nil:
+			return nil, fmt.Errorf("kafkax: fetch offset of %s/%d: %w", s.topic, s.partition, p.Error)
+		}
+		out[i] = p
+	}
+	return out, nil
+}
+
+// logRange returns the range of offsets that a partition's log holds: [first, end).
+func logRange(ctx context.Context, client *kafka.Client, topic string, partition int) (first, end int64, err error) {
+	resp, err := client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{
+		topic: {kafka.FirstOffsetOf(partition), kafka.LastOffsetOf(partition)},
+	}})
+	if err != nil {
+		return 0, 0, err
+	}
+	p, ok := find(resp.Topics[topic], func(p kafka.PartitionOffsets) bool { return p.Partition == partition })
+	switch {
+	case !ok:
+		return 0, 0, errNoAnswer
+	case p.Error != nil:
+		return 0, 0, fmt.Errorf("kafkax: log range of %s/%d: %w", topic, partition, p.Error)
+	}
+	return p.FirstOffset, p.LastOffset, nil
+}
+
+func find[T any](in []T, match func(T) bool) (T, bool) {
+	for _, v := range in {
+		if match(v) {
+			return v, true
+		}
+	}
+	var none T
+	return none, false
+}
