@@ -136,17 +136,13 @@ func (l *lane[T]) settle(ctx context.Context, b *batch[T]) {
 			return
 		}
 		err := l.write(ctx, b)
-		if err == nil {
-			l.stored(b)
-			return
-		}
-		if ctx.Err() != nil {
-			return
-		}
 		if refused, ok := errors.AsType[*holdfast.BatchError](err); ok {
-			if err = l.refused(ctx, b, refused); err == nil {
-				return
-			}
+			err = l.refused(ctx, b, refused)
+		} else if err == nil {
+			l.stored(b)
+		}
+		if err == nil || ctx.Err() != nil {
+			return
 		}
 		b.ambiguous = b.ambiguous || holdfast.IsAmbiguous(err)
 		switch {
@@ -154,11 +150,11 @@ func (l *lane[T]) settle(ctx context.Context, b *batch[T]) {
 			l.engine.troubles.set(l.heldPlace(), "held while the circuit is open, as it may be stored already", err)
 			l.hold(ctx, b, err)
 			return
-		case errors.Is(err, breaker.ErrCircuitOpen):
+		case errors.Is(err, breaker.ErrCircuitOpen) && !b.ambiguous:
 			l.rejected(ctx, b, err)
 		case holdfast.IsPermanent(err) && !b.ambiguous:
 			l.buryAll(ctx, b, permanentReason(err), err)
-		default: // holdfast.Hold, or a failure that the circuit has not opened for yet.
+		default: // holdfast.Hold, or a failure that no circuit has opened for yet.
 			l.engine.troubles.set(l.place, "failing", err)
 			_ = l.pause(ctx, b, backoff(tries, err)) // Whether it was cut short, release will see.
 		}
@@ -182,17 +178,7 @@ func (l *lane[T]) write(ctx context.Context, b *batch[T]) error {
 	if l.held != nil {
 		return &behindHeldError{l.heldWhy}
 	}
-	return l.call(ctx, b)
-}
-
-// call hands b to the sink. A panic there leaves unknown what is stored.
-func (l *lane[T]) call(ctx context.Context, b *batch[T]) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = holdfast.Ambiguous(newPanicError(r))
-		}
-	}()
-	return l.sink.Write(ctx, holdfast.Batch[T]{Spans: b.spans, Items: b.items})
+	return writeTo(ctx, l.sink, holdfast.Batch[T]{Spans: b.spans, Items: b.items})
 }
 
 func (l *lane[T]) stored(b *batch[T]) {
@@ -235,7 +221,7 @@ func (l *lane[T]) refused(ctx context.Context, b *batch[T], e *holdfast.BatchErr
 		switch {
 		case err == nil:
 			stored.add(item, b.marks[i], 0)
-		case errors.Is(err, breaker.ErrCircuitOpen), holdfast.IsHold(err), holdfast.IsAmbiguous(err):
+		case waits(ctx, err):
 			left.add(item, b.marks[i], 0)
 			again = err
 		default:

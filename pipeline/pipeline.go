@@ -44,6 +44,8 @@ func New[T any](source Source, stages Stage[holdfast.Message, T], sink Sink[T], 
 	}
 	if sink == nil {
 		errs = append(errs, errors.New("pipeline: New needs a Sink, got nil"))
+	} else {
+		errs = append(errs, validateSink(sink))
 	}
 	if stages.bind == nil && len(stages.faults) == 0 {
 		errs = append(errs, errors.New("pipeline: New needs a Stage made by Map or Then, got the zero Stage"))

@@ -2,8 +2,10 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/dlq"
 )
 
@@ -36,6 +38,30 @@ type DeadLetters interface {
 // that the pipeline can see that it is open and wait until it is not.
 type Sink[T any] interface {
 	Write(ctx context.Context, b holdfast.Batch[T]) error
+}
+
+// writeTo hands b to a sink. A panic there leaves unknown what is stored.
+func writeTo[T any](ctx context.Context, sink Sink[T], b holdfast.Batch[T]) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = holdfast.Ambiguous(newPanicError(r))
+		}
+	}()
+	return sink.Write(ctx, b)
+}
+
+// waits tells whether an item has to wait because of err, which then is not its own.
+func waits(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || errors.Is(err, breaker.ErrCircuitOpen) || errors.Is(err, breaker.ErrTooManyCalls) ||
+		holdfast.IsHold(err) || holdfast.IsAmbiguous(err)
+}
+
+// validateSink asks a sink of this package for the faults of its making.
+func validateSink[T any](sink Sink[T]) error {
+	if s, ok := sink.(interface{ validate() error }); ok {
+		return s.validate()
+	}
+	return nil
 }
 
 // circuit is what the pipeline sees of a circuit breaker, its own or one inside a sink.

@@ -1,0 +1,55 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/retry"
+)
+
+// Each is a sink for programs that act on one item at a time, such as a call of an API. fn is called for a batch's items
+// in order, one at a time, and tried again as retry.DefaultPolicy says. What it returns decides about the item as it
+// does in Map; an item that has to wait keeps those behind it waiting, so order is kept. A Config.Batch of few items and
+// little delay suits it best.
+func Each[T any](fn func(context.Context, holdfast.Item[T]) error) Sink[T] { return each[T](fn) }
+
+type each[T any] func(context.Context, holdfast.Item[T]) error
+
+func (fn each[T]) validate() error {
+	if fn == nil {
+		return errors.New("pipeline: Each needs a function, got nil")
+	}
+	return nil
+}
+
+// Write calls the function for each item.
+func (fn each[T]) Write(ctx context.Context, b holdfast.Batch[T]) error {
+	refused := make(map[int]error)
+	for i, item := range b.Items {
+		err := fn.one(ctx, item)
+		if err == nil || errors.Is(err, holdfast.ErrSkip) {
+			continue
+		}
+		if refused[i] = err; !waits(ctx, err) {
+			continue
+		}
+		for rest := i + 1; rest < len(b.Items); rest++ {
+			refused[rest] = err
+		}
+		break
+	}
+	if len(refused) == 0 {
+		return nil
+	}
+	return &holdfast.BatchError{Items: refused}
+}
+
+func (fn each[T]) one(ctx context.Context, item holdfast.Item[T]) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = newPanicError(r)
+		}
+	}()
+	return retry.Do(ctx, retry.Policy{}, func(ctx context.Context) error { return fn(ctx, item) })
+}
