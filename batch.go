@@ -15,14 +15,16 @@ type Span struct {
 	Next      int64
 }
 
-// Item is one value on its way to a sink, with the message it came from.
+// Item is one value on its way to a sink, with the message it came from. A message may become several values: Index says
+// which of them this is, from 0.
 type Item[T any] struct {
 	Source *Message
+	Index  int
 	Value  T
 }
 
-// Batch is what a sink writes in one go. A batch that is written again after a failure has the same spans, and the same
-// items in the same order, unless the sink said that none of it is stored.
+// Batch is what a sink writes in one go. Each item's offset lies in one of the spans. A batch that is written again after
+// a failure has the same spans, and the same items in the same order, unless the sink said that none of it is stored.
 type Batch[T any] struct {
 	Spans []Span
 	Items []Item[T]

@@ -11,7 +11,8 @@ import (
 	"github.com/holdfast-io/holdfast"
 )
 
-// The headers of a letter. Their values are UTF-8 text; times are RFC 3339 with nanoseconds, in UTC.
+// The headers of a letter. Their values are UTF-8 text. Times are RFC 3339 with nanoseconds, in UTC, but for the
+// original timestamp, which is in milliseconds since 1970 as Kafka has it.
 const (
 	HeaderID            = "dlq-id"
 	HeaderSchema        = "dlq-schema"
@@ -60,7 +61,9 @@ func Encode(l Letter) holdfast.Message {
 	add(HeaderOrigTopic, m.Topic)
 	add(HeaderOrigPartition, strconv.Itoa(m.Partition))
 	add(HeaderOrigOffset, strconv.FormatInt(m.Offset, 10))
-	add(HeaderOrigTimestamp, formatTime(m.Time))
+	if !m.Time.IsZero() {
+		add(HeaderOrigTimestamp, strconv.FormatInt(m.Time.UnixMilli(), 10))
+	}
 	add(HeaderGroup, l.Group)
 	add(HeaderStage, cut(l.Stage, maxWord))
 	add(HeaderCircuit, cut(l.Circuit, maxWord))
@@ -92,7 +95,9 @@ func Decode(m holdfast.Message) (Letter, error) {
 			original.Offset, err = strconv.ParseInt(value, 10, 64)
 			place.offset = err == nil && original.Offset >= 0
 		case HeaderOrigTimestamp:
-			original.Time = parseTime(value)
+			if ms, err := strconv.ParseInt(value, 10, 64); err == nil {
+				original.Time = time.UnixMilli(ms).UTC()
+			}
 		case HeaderGroup:
 			l.Group = value
 		case HeaderStage:

@@ -123,6 +123,13 @@ func (c *letterClaim) Commit(next int64) {
 	c.Claim.Commit(next)
 }
 
+// Settled is the offset before which every letter is settled or passed over.
+func (c *letterClaim) Settled() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.settled
+}
+
 func (c *letterClaim) wanted(l Letter) bool {
 	return (c.cfg.Group == "" || l.Group == c.cfg.Group) &&
 		(len(c.cfg.Reasons) == 0 || slices.Contains(c.cfg.Reasons, l.Reason))

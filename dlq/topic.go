@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/holdfast-io/holdfast"
 )
@@ -13,7 +14,8 @@ type Producer interface {
 	// Partitions tells how many partitions a topic has.
 	Partitions(ctx context.Context, topic string) (int, error)
 
-	// ProduceTo returns nil when all messages are acknowledged by all in-sync replicas, in the order given.
+	// ProduceTo returns nil when all messages are acknowledged by all in-sync replicas, in the order given. An error may
+	// name by a method Indexes() []int which messages are not; the others are.
 	ProduceTo(ctx context.Context, topic string, partition int, messages ...holdfast.Message) error
 }
 
@@ -80,8 +82,8 @@ func (t *Topic) Write(ctx context.Context, letters ...Letter) error {
 			records[i].Topic = t.topic
 		}
 		if err := t.producer.ProduceTo(ctx, t.topic, p, records...); err != nil {
-			for _, index := range indexes {
-				failed[index] = fmt.Errorf("dlq: topic %s partition %d: %w", t.topic, p, err)
+			for _, i := range notWritten(err, len(indexes)) {
+				failed[indexes[i]] = fmt.Errorf("dlq: topic %s partition %d: %w", t.topic, p, err)
 			}
 		}
 	}
@@ -89,4 +91,17 @@ func (t *Topic) Write(ctx context.Context, letters ...Letter) error {
 		return &holdfast.BatchError{Items: failed}
 	}
 	return nil
+}
+
+// notWritten gives the indexes, of n records, that a producer's error speaks of: those that it names, or all.
+func notWritten(err error, n int) []int {
+	var named interface{ Indexes() []int }
+	if errors.As(err, &named) {
+		return slices.DeleteFunc(slices.Clone(named.Indexes()), func(i int) bool { return i < 0 || i >= n })
+	}
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
+	}
+	return all
 }

@@ -1,6 +1,11 @@
 package pipeline
 
-import "github.com/holdfast-io/holdfast"
+import (
+	"slices"
+	"time"
+
+	"github.com/holdfast-io/holdfast"
+)
 
 // messageOverhead is what a message in flight is taken to cost beside its bytes.
 const messageOverhead = 256
@@ -12,21 +17,27 @@ type batch[T any] struct {
 	bytes int
 	spans []holdfast.Span
 
-	ambiguous bool // An attempt may have stored it.
-
-	closed   chan struct{} // Closed when nothing more is to be waited for.
-	isClosed bool
-	taken    chan struct{} // Closed when the writer has taken it.
+	began     time.Time     // When the first item came.
+	due       bool          // Nothing more is to be waited for.
+	taken     chan struct{} // Closed when the writer has taken it.
+	ambiguous bool          // An attempt may have stored it.
 }
 
-func newBatch[T any]() *batch[T] {
-	return &batch[T]{closed: make(chan struct{}), taken: make(chan struct{})}
+func newBatch[T any]() *batch[T] { return &batch[T]{taken: make(chan struct{})} }
+
+// add puts an item in while the batch is gathered.
+func (b *batch[T]) add(item holdfast.Item[T], m mark, size int, limits BatchConfig) {
+	if len(b.items) == 0 {
+		b.began = time.Now()
+	}
+	b.push(item, m)
+	b.bytes += size
+	b.due = b.due || len(b.items) == limits.Count || b.bytes >= limits.Bytes
 }
 
-func (b *batch[T]) add(item holdfast.Item[T], m mark, size int) {
+func (b *batch[T]) push(item holdfast.Item[T], m mark) {
 	b.items = append(b.items, item)
 	b.marks = append(b.marks, m)
-	b.bytes += size
 }
 
 // fits tells whether one more item of that size may be added. The first always may.
@@ -34,28 +45,20 @@ func (b *batch[T]) fits(size int, limits BatchConfig) bool {
 	return len(b.items) == 0 || (len(b.items) < limits.Count && b.bytes+size <= limits.Bytes)
 }
 
-// close lets the writer take the batch at once. An empty one stays open.
-func (b *batch[T]) close() {
-	if len(b.items) > 0 && !b.isClosed {
-		b.isClosed = true
-		close(b.closed)
-	}
-}
-
 // span works out which offsets the batch covers, claim by claim: from where the claim's last batch ended.
 func (b *batch[T]) span() {
 	index := make(map[*claim]int)
 	for i, m := range b.marks {
-		next := b.items[i].Source.ClaimOffset() + 1
+		offset := b.items[i].Source.ClaimOffset()
 		at, ok := index[m.claim]
 		if !ok {
 			at = len(b.spans)
 			index[m.claim] = at
-			topic, partition := m.claim.source.Partition()
-			b.spans = append(b.spans, holdfast.Span{Topic: topic, Partition: partition, First: m.claim.spanned})
+			first := min(m.claim.spanned, offset) // Lower when the message's first values were in the batch before.
+			b.spans = append(b.spans, holdfast.Span{Topic: m.claim.topic, Partition: m.claim.partition, First: first})
 		}
-		b.spans[at].Next = next
-		m.claim.spanned = next
+		b.spans[at].Next = offset + 1
+		m.claim.spanned = b.spans[at].Next
 	}
 }
 
@@ -64,10 +67,11 @@ func (b *batch[T]) span() {
 func (b *batch[T]) release(handBack bool) {
 	leaves := func(c *claim) bool { return c.gone() || (handBack && c.draining()) }
 	if b.ambiguous {
-		leaves = func(*claim) bool { return b.allGone() }
+		all := !slices.ContainsFunc(b.marks, func(m mark) bool { return !m.claim.gone() })
+		leaves = func(*claim) bool { return all }
 	}
-	kept := 0
 	state := make(map[*claim]bool, len(b.spans))
+	kept := 0
 	for i, m := range b.marks {
 		leaving, known := state[m.claim]
 		if !known {
@@ -75,45 +79,33 @@ func (b *batch[T]) release(handBack bool) {
 			state[m.claim] = leaving
 		}
 		if leaving {
+			b.bytes -= sizeOf(b.items[i].Source)
 			m.claim.handBack(m.n)
 			continue
 		}
 		b.items[kept], b.marks[kept] = b.items[i], m
 		kept++
 	}
-	clear(b.items[kept:])
-	clear(b.marks[kept:])
-	b.items, b.marks = b.items[:kept], b.marks[:kept]
+	b.truncate(kept)
 }
 
-func (b *batch[T]) allGone() bool {
-	for c := range b.claims() {
-		if !c.gone() {
-			return false
+// drop takes out those of the first n items whose graves are closed: all but the ones left.
+func (b *batch[T]) drop(n int, left []grave) {
+	kept := 0
+	for i, m := range b.marks {
+		if i < n && !slices.ContainsFunc(left, func(g grave) bool { return g.mark == m }) {
+			continue
 		}
+		b.items[kept], b.marks[kept] = b.items[i], m
+		kept++
 	}
-	return true
+	b.truncate(kept)
 }
 
-// draining tells whether items may be handed back because their claim is being drained.
-func (b *batch[T]) draining() bool {
-	if b.ambiguous {
-		return false
-	}
-	for c := range b.claims() {
-		if c.draining() {
-			return true
-		}
-	}
-	return false
-}
-
-func (b *batch[T]) claims() map[*claim]struct{} {
-	claims := make(map[*claim]struct{})
-	for _, m := range b.marks {
-		claims[m.claim] = struct{}{}
-	}
-	return claims
+func (b *batch[T]) truncate(n int) {
+	clear(b.items[n:])
+	clear(b.marks[n:])
+	b.items, b.marks = b.items[:n], b.marks[:n]
 }
 
 func sizeOf(m *holdfast.Message) int {

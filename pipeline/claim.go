@@ -4,17 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/holdfast-io/holdfast"
-	"github.com/holdfast-io/holdfast/dlq"
 )
-
-// letterBatch is how many of a claim's letters are written together at the most.
-const letterBatch = 500
 
 // claim is one partition in the pipeline's hands: what of it is in flight, and what is settled.
 type claim struct {
@@ -24,40 +19,49 @@ type claim struct {
 	partition int
 	home      bool          // Its messages are letters on their way home.
 	patience  time.Duration // How long a message waits for an open circuit; negative: as long as it takes.
+	spanned   int64         // Where the next span begins. The lane's.
 
-	spanned int64 // Where the next span begins. The lane's.
-
-	closeOnce sync.Once
-	closing   chan struct{} // Closed when the drain begins: nothing new is started after it.
+	open    context.Context // For waiting only: ends when the drain begins.
+	closing <-chan struct{} // Closed when the drain begins: nothing new is started after it.
+	ended   <-chan struct{} // Closed when the claim is lost, or its time to drain is spent.
 
 	mu       sync.Mutex
 	tracker  tracker
 	released bool
 	next     int64
-	changed  chan struct{} // Holds a token when something was settled or handed back.
+	dead     []grave       // Letters that are to be written, see undertake.
+	stuck    bool          // They cannot be.
+	changed  chan struct{} // Holds a token when the claim's goroutine has something to look at.
+	mourn    chan struct{} // Holds a token when undertake has.
 }
 
 // serve runs one claim from its first message to its drain.
 func serve[T any](ctx context.Context, e *engine, source holdfast.Claim, run call[holdfast.Message, T], l *lane[T], home bool) error {
-	c := newClaim(e, source, l.patience, home)
+	open, closeDown := context.WithCancel(ctx)
+	defer closeDown()
+	c := newClaim(ctx, open, e, source, l.patience, home)
+	if topic := deadLetterTopic(e.cfg); !home && topic != "" && c.topic == topic {
+		return fmt.Errorf("pipeline: %s is the topic that letters go to: a pipeline that fed on its own letters would not end; redrive them with dlq.Source", topic)
+	}
 	e.claims.add(c)
 	defer e.claims.remove(c)
 	defer e.troubles.clearPlace(c.String())
 
-	var watch sync.WaitGroup
-	defer watch.Wait()
-	defer c.close()
-	watch.Go(func() {
+	drained := make(chan struct{})
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	defer close(drained)
+	helpers.Go(func() {
 		select {
 		case <-source.Revoked():
-		case <-ctx.Done():
-		case <-c.closing:
+			closeDown()
+		case <-open.Done():
 		}
-		c.close()
 	})
+	helpers.Go(func() { c.undertake(ctx, drained) })
 
 	err := consume(ctx, c, run, l)
-	c.close()
+	closeDown()
 	if left := c.drain(ctx, l.flush); left != nil {
 		return left
 	}
@@ -67,10 +71,11 @@ func serve[T any](ctx context.Context, e *engine, source holdfast.Claim, run cal
 	return err
 }
 
-func newClaim(e *engine, source holdfast.Claim, patience time.Duration, home bool) *claim {
+func newClaim(ctx, open context.Context, e *engine, source holdfast.Claim, patience time.Duration, home bool) *claim {
 	c := &claim{
 		engine: e, source: source, patience: patience, home: home,
-		closing: make(chan struct{}), changed: make(chan struct{}, 1),
+		open: open, closing: open.Done(), ended: ctx.Done(),
+		changed: make(chan struct{}, 1), mourn: make(chan struct{}, 1),
 	}
 	c.topic, c.partition = source.Partition()
 	c.next, _ = source.Committed()
@@ -78,104 +83,25 @@ func newClaim(e *engine, source holdfast.Claim, patience time.Duration, home boo
 	return c
 }
 
-// consume fetches and runs messages until the claim's drain begins.
-func consume[T any](ctx context.Context, c *claim, run call[holdfast.Message, T], l *lane[T]) error {
-	for {
-		if c.home {
-			if err := c.waitFor(ctx, l.circuit, 0); err != nil {
-				return err
-			}
-		}
-		messages, err := c.source.Fetch(ctx)
-		if err != nil {
-			return err
-		}
-		if err := process(ctx, c, messages, run, l); err != nil {
-			return err
-		}
-	}
-}
-
-// process takes messages through the stages and hands the values to the lane. Letters are written together, at the
-// latest when the messages are through.
-func process[T any](ctx context.Context, c *claim, messages []holdfast.Message, run call[holdfast.Message, T], l *lane[T]) error {
-	var dead []grave
-	fetched := c.engine.now()
-	for i := range messages {
-		if c.draining() {
-			handBack(dead)
-			return errStopped
-		}
-		m := &messages[i]
-		n := c.track(m.ClaimOffset(), fetched)
-		out, err := through(ctx, c, *m, run)
-		var f *failure
-		switch {
-		case err == nil:
-			err = deliver(c, m, n, out, l)
-		case errors.Is(err, holdfast.ErrSkip):
-			c.engine.counts.skipped.Add(1)
-			c.settle(n)
-			err = nil
-		case errors.As(err, &f):
-			dead = append(dead, grave{mark{c, n}, c.engine.letter(m, f), 1})
-			err = nil
-		}
-		if err != nil {
-			c.handBack(n)
-			handBack(dead)
-			return errStopped
-		}
-		if len(dead) == letterBatch || i == len(messages)-1 {
-			if left := c.engine.bury(ctx, dead, c.String()+" dead letters", c.pause); len(left) > 0 {
-				handBack(left)
-				return errStopped
-			}
-			dead = dead[:0]
-		}
-	}
-	return nil
-}
-
-// through takes one message through the stages, with the context that the program makes for it.
-func through[T any](ctx context.Context, c *claim, m holdfast.Message, run call[holdfast.Message, T]) (values[T], error) {
-	if c.engine.cfg.Context == nil {
-		return run(ctx, c, m)
-	}
-	traced, err := c.engine.context(ctx, m)
-	if err != nil {
-		return values[T]{}, err
-	}
-	return run(traced, c, m)
-}
-
-// deliver hands the values that the stages made of message n to the lane.
-func deliver[T any](c *claim, m *holdfast.Message, n int, out values[T], l *lane[T]) error {
-	if !out.several {
-		return l.add(holdfast.Item[T]{Source: m, Value: out.one}, mark{c, n})
-	}
-	if len(out.many) == 0 {
-		c.engine.counts.skipped.Add(1)
-		c.settle(n)
-		return nil
-	}
-	c.expect(n, len(out.many))
-	for _, v := range out.many {
-		if err := l.add(holdfast.Item[T]{Source: m, Value: v}, mark{c, n}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // String is the claim's partition, for logs and health.
 func (c *claim) String() string { return c.topic + "/" + strconv.Itoa(c.partition) }
 
-// track notes a message in flight.
-func (c *claim) track(offset, fetched int64) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.tracker.add(offset, fetched)
+// take notes a message in flight and returns its number. It waits while too many are, or while letters cannot be written.
+func (c *claim) take(offset, fetched int64) (n int, err error) {
+	for {
+		c.mu.Lock()
+		if c.tracker.span() < c.engine.cfg.MaxInFlight && !c.stuck && len(c.dead) < letterBatch {
+			n = c.tracker.add(offset, fetched)
+			c.mu.Unlock()
+			return n, nil
+		}
+		c.mu.Unlock()
+		select {
+		case <-c.changed:
+		case <-c.closing:
+			return 0, errStopped
+		}
+	}
 }
 
 // expect notes that message n has become several values.
@@ -205,7 +131,7 @@ func (c *claim) settle(numbers ...int) {
 		c.source.Commit(c.next)
 	}
 	c.mu.Unlock()
-	c.signal()
+	signal(c.changed)
 }
 
 // handBack gives a message in flight up: whoever owns the partition next reads it again.
@@ -213,28 +139,11 @@ func (c *claim) handBack(n int) {
 	c.mu.Lock()
 	c.tracker.handBack(n)
 	c.mu.Unlock()
-	c.signal()
+	signal(c.changed)
 }
-
-func (c *claim) signal() {
-	select {
-	case c.changed <- struct{}{}:
-	default:
-	}
-}
-
-// close begins the drain.
-func (c *claim) close() { c.closeOnce.Do(func() { close(c.closing) }) }
 
 // draining tells whether the claim's drain has begun.
-func (c *claim) draining() bool {
-	select {
-	case <-c.closing:
-		return true
-	default:
-		return false
-	}
-}
+func (c *claim) draining() bool { return isClosed(c.closing) }
 
 // gone tells whether the claim is released.
 func (c *claim) gone() bool {
@@ -247,7 +156,7 @@ func (c *claim) gone() bool {
 // left in flight is returned as a *LeftError.
 func (c *claim) drain(ctx context.Context, flush func()) error {
 	flush()
-	for ctx.Err() == nil && c.outstanding() > 0 {
+	for ctx.Err() == nil && c.inFlight() > 0 {
 		select {
 		case <-c.changed:
 		case <-ctx.Done():
@@ -262,7 +171,7 @@ func (c *claim) drain(ctx context.Context, flush func()) error {
 	return nil
 }
 
-func (c *claim) outstanding() int {
+func (c *claim) inFlight() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.tracker.inFlight()
@@ -270,41 +179,19 @@ func (c *claim) outstanding() int {
 
 // pause waits for d. It returns errStopped when the claim's drain begins first.
 func (c *claim) pause(d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-c.closing:
-		return errStopped
-	}
-}
-
-// waitFor waits until the circuit would admit a call, but no longer than limit if that is above zero. It returns
-// errStopped when the claim's drain begins first.
-func (c *claim) waitFor(ctx context.Context, circuit circuit, limit time.Duration) error {
-	if circuit == nil {
-		return nil
-	}
-	if limit <= 0 {
-		limit = math.MaxInt64
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	var watch sync.WaitGroup
-	defer watch.Wait()
-	defer cancel()
-	watch.Go(func() {
-		select {
-		case <-c.closing:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
-	_ = circuit.WaitUntilReady(ctx) // Whether it is ready or the limit passed, the next attempt tells.
+	sleep(c.open, d, nil, nil)
 	if c.draining() {
 		return errStopped
 	}
 	return nil
+}
+
+// signal leaves a token, if there is none.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // LeftError says what was still in flight of a partition when the time to drain it was over. It is not committed and
@@ -328,18 +215,4 @@ func (e *LeftError) Unwrap() error { return e.Cause }
 type mark struct {
 	claim *claim
 	n     int
-}
-
-// grave is a message in flight, the letter to be written about it, and how many of its values that settles.
-type grave struct {
-	mark
-	letter dlq.Letter
-	values int
-}
-
-// handBack hands the messages of graves back that were not closed.
-func handBack(graves []grave) {
-	for _, g := range graves {
-		g.claim.handBack(g.n)
-	}
 }

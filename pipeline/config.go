@@ -17,6 +17,7 @@ const (
 	defaultBatchCount          = 10_000
 	defaultBatchBytes          = 32 << 20
 	defaultBatchDelay          = time.Second
+	defaultMaxInFlight         = 100_000
 	defaultDrainTimeout        = 20 * time.Second
 	defaultStallAfter          = time.Minute
 )
@@ -45,6 +46,10 @@ type Config struct {
 
 	// Batch is when a batch is written.
 	Batch BatchConfig
+
+	// MaxInFlight bounds how many messages of a partition there are from the first that is not settled to the last one
+	// fetched. At the bound the partition is not fetched from. Defaults to 100,000.
+	MaxInFlight int
 
 	// DrainTimeout is how long Run goes on, after its context has ended, to finish what is in flight. Defaults to
 	// 20 s, which is below the 30 s that Kubernetes grants by default.
@@ -83,9 +88,18 @@ func (c Config) Validate() error {
 	refuse(c.Batch.Count < 0, "Batch.Count", "positive or 0 for the default", c.Batch.Count)
 	refuse(c.Batch.Bytes < 0, "Batch.Bytes", "positive or 0 for the default", c.Batch.Bytes)
 	refuse(c.Batch.Delay < -1, "Batch.Delay", duration, c.Batch.Delay)
+	refuse(c.MaxInFlight < 0, "MaxInFlight", "positive or 0 for the default", c.MaxInFlight)
 	refuse(c.DrainTimeout < 0, "DrainTimeout", "positive or 0 for the default", c.DrainTimeout)
 	refuse(c.StallAfter < -1, "StallAfter", duration, c.StallAfter)
 	return errors.Join(errs...)
+}
+
+// deadLetterTopic is the topic that letters go to, as far as that is known.
+func deadLetterTopic(c Config) string {
+	if named, ok := c.DeadLetters.(interface{ Topic() string }); ok {
+		return named.Topic()
+	}
+	return ""
 }
 
 func (c Config) withDefaults(group string) Config {
@@ -94,8 +108,12 @@ func (c Config) withDefaults(group string) Config {
 	c.Batch.Count = cmp.Or(c.Batch.Count, defaultBatchCount)
 	c.Batch.Bytes = cmp.Or(c.Batch.Bytes, defaultBatchBytes)
 	c.Batch.Delay = cmp.Or(c.Batch.Delay, defaultBatchDelay)
+	c.MaxInFlight = cmp.Or(c.MaxInFlight, defaultMaxInFlight)
 	c.DrainTimeout = cmp.Or(c.DrainTimeout, defaultDrainTimeout)
 	c.StallAfter = cmp.Or(c.StallAfter, defaultStallAfter)
+	if c.DeadLetters == nil {
+		c.DeadLetterAfter = -1 // There is nowhere to go for what an open circuit rejects.
+	}
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	return c
 }

@@ -1,60 +1,140 @@
 package pipeline
 
 import (
+	"context"
 	"errors"
-	"maps"
+	"fmt"
 	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
 
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/breaker"
+	"github.com/holdfast-io/holdfast/dlq"
 )
 
-// sinkStage is the sink's name where stages have theirs.
-const sinkStage = "sink"
+const (
+	// letterBatch is how many letters are written together at the most, and how many of a claim's may wait to be.
+	letterBatch = 500
+
+	// sinkStage is the sink's name where stages have theirs.
+	sinkStage = "sink"
+)
 
 var errNoDeadLetters = errors.New("pipeline: Config.DeadLetters is nil, so nothing can be dead-lettered")
 
-// behindHeldError rejects a batch while one before it is held aside because of an open circuit.
-type behindHeldError struct{ open error }
+// behindHeld is why a batch cannot be written while one before it is held aside for the reason why. The uncertainty
+// about that one is not its own.
+func behindHeld(why error) error {
+	held := &behindHeldError{text: errorText(why)}
+	if open, ok := errors.AsType[*breaker.OpenError](why); ok {
+		held.rejection = open
+	} else if errors.Is(why, breaker.ErrCircuitOpen) {
+		held.rejection = breaker.ErrCircuitOpen
+	}
+	return held
+}
+
+type behindHeldError struct {
+	text      string
+	rejection error
+}
 
 func (e *behindHeldError) Error() string {
-	return "pipeline: behind a batch whose fate is not known: " + e.open.Error()
+	return "pipeline: behind a batch whose fate is not known: " + e.text
 }
-func (e *behindHeldError) Unwrap() error { return e.open }
+func (e *behindHeldError) Unwrap() error { return e.rejection }
 
-// limiter bounds the letters per second.
-type limiter struct {
-	rate *rate.Limiter
+// grave is a message in flight, the letter to be written about it, and how many of its values that settles.
+type grave struct {
+	mark
+	letter dlq.Letter
+	values int
 }
 
-func newLimiter(perSecond int) *limiter {
-	if perSecond < 0 {
-		return &limiter{rate.NewLimiter(rate.Inf, letterBatch)}
+// toClaims has each claim write its own letters.
+func toClaims(graves []grave) {
+	for _, g := range graves {
+		g.claim.bury(g)
 	}
-	return &limiter{rate.NewLimiter(rate.Limit(perSecond), min(perSecond, letterBatch))}
 }
 
-// burst is how many letters may be written together.
-func (l *limiter) burst() int { return l.rate.Burst() }
+// letter is what is to be written about a message that failed.
+func (e *engine) letter(m *holdfast.Message, f *failure) dlq.Letter {
+	l := dlq.Letter{
+		Message:       *m,
+		Reason:        f.reason,
+		Group:         e.group,
+		Stage:         f.stage,
+		Circuit:       f.circuit,
+		Error:         errorText(f.err),
+		Attempts:      f.attempts,
+		FirstFailedAt: f.first,
+		DeadAt:        time.Now(),
+	}
+	if l.FirstFailedAt.IsZero() {
+		l.FirstFailedAt = l.DeadAt
+	}
+	if m.Letter != nil {
+		l.Message.Letter = nil
+		l.Redrives = m.Letter.Redrives + 1
+		if !m.Letter.FirstFailedAt.IsZero() {
+			l.FirstFailedAt = m.Letter.FirstFailedAt
+		}
+	}
+	return l
+}
 
-// step is how many letters are written before the circuit is looked at again.
-func (l *limiter) step() int { return max(1, l.rate.Burst()/5) }
+// errorText is what err says, or its type if it panics instead, as a nil pointer in an error may.
+func errorText(err error) (text string) {
+	defer func() {
+		if recover() != nil {
+			text = fmt.Sprintf("%T", err)
+		}
+	}()
+	return err.Error()
+}
 
-// reserve makes room for n letters, at most burst, after delay. Without use it is cancelled.
-func (l *limiter) reserve(n int) (delay time.Duration, cancel func()) {
-	r := l.rate.ReserveN(time.Now(), n)
-	return r.Delay(), r.Cancel
+// bury writes letters once and settles their messages, a message only after its letter is acknowledged. It returns the
+// graves that are still open, and why.
+func (e *engine) bury(ctx context.Context, graves []grave) (left []grave, err error) {
+	err = e.write(ctx, graves)
+	failed := unwritten(err, len(graves))
+	for i, g := range graves {
+		if _, bad := failed[i]; bad {
+			left = append(left, g)
+			continue
+		}
+		e.counts.letter(g.letter.Reason)
+		g.claim.settle(slices.Repeat([]int{g.n}, g.values)...)
+	}
+	return left, err
+}
+
+// write hands letters to the dead-letter queue. A panic there leaves all of them unwritten.
+func (e *engine) write(ctx context.Context, graves []grave) (err error) {
+	if e.cfg.DeadLetters == nil {
+		return errNoDeadLetters
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = newPanicError(r)
+		}
+	}()
+	letters := make([]dlq.Letter, len(graves))
+	for i, g := range graves {
+		letters[i] = g.letter
+	}
+	return e.cfg.DeadLetters.Write(ctx, letters...)
 }
 
 // unwritten gives the indexes of the n letters that err, from DeadLetters.Write, leaves unwritten.
 func unwritten(err error, n int) map[int]error {
-	var partly *holdfast.BatchError
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case errors.As(err, &partly):
+	}
+	if partly, ok := errors.AsType[*holdfast.BatchError](err); ok {
 		return partly.Items
 	}
 	all := make(map[int]error, n)
@@ -64,24 +144,21 @@ func unwritten(err error, n int) map[int]error {
 	return all
 }
 
-// pick returns the graves whose letters are unwritten, in order.
-func pick(graves []grave, failed map[int]error) []grave {
-	picked := make([]grave, 0, len(failed))
-	for _, i := range slices.Sorted(maps.Keys(failed)) {
-		if i >= 0 && i < len(graves) {
-			picked = append(picked, graves[i])
-		}
+// limiter bounds the letters per second.
+type limiter struct{ *rate.Limiter }
+
+func newLimiter(perSecond int) limiter {
+	if perSecond < 0 {
+		return limiter{rate.NewLimiter(rate.Inf, letterBatch)}
 	}
-	return picked
+	return limiter{rate.NewLimiter(rate.Limit(perSecond), min(perSecond, letterBatch))}
 }
 
-// releaseGraves hands back the messages of claims that are gone or being drained.
-func releaseGraves(graves []grave) []grave {
-	return slices.DeleteFunc(graves, func(g grave) bool {
-		if !g.claim.gone() && !g.claim.draining() {
-			return false
-		}
-		g.claim.handBack(g.n)
-		return true
-	})
+// step is how many letters are written before the circuit is looked at again.
+func (l limiter) step() int { return max(1, l.Burst()/5) }
+
+// reserve makes room for n letters, at most the burst, after delay. Without use it is cancelled.
+func (l limiter) reserve(n int) (delay time.Duration, cancel func()) {
+	r := l.ReserveN(time.Now(), n)
+	return r.Delay(), r.Cancel
 }

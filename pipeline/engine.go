@@ -2,8 +2,8 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,13 +13,18 @@ import (
 	"github.com/holdfast-io/holdfast/retry"
 )
 
+// contextStage is the name of Config.Context where stages have theirs.
+const contextStage = "context"
+
+var errNilContext = errors.New("pipeline: Config.Context returned a nil context")
+
 // engine is what all claims and lanes of a pipeline share.
 type engine struct {
 	cfg      Config
 	group    string
 	log      *slog.Logger
 	started  time.Time
-	limit    *limiter
+	limit    limiter
 	troubles *troubles
 	claims   registry
 	counts   counts
@@ -54,94 +59,17 @@ func newEngine(cfg Config, group string) *engine {
 // now is the engine's monotonic clock, in nanoseconds.
 func (e *engine) now() int64 { return int64(time.Since(e.started)) }
 
-// context asks Config.Context. A panic there is the message's failure.
+// context asks Config.Context. A panic there, and a nil context, are the message's failure.
 func (e *engine) context(ctx context.Context, m holdfast.Message) (traced context.Context, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = &failure{reason: dlq.Panicked, stage: "context", err: newPanicError(r)}
+			err = &failure{reason: dlq.Panicked, stage: contextStage, err: newPanicError(r)}
 		}
 	}()
-	return e.cfg.Context(ctx, m), nil
-}
-
-// letter is what is to be written about a message that failed.
-func (e *engine) letter(m *holdfast.Message, f *failure) dlq.Letter {
-	l := dlq.Letter{
-		Message:       *m,
-		Reason:        f.reason,
-		Group:         e.group,
-		Stage:         f.stage,
-		Circuit:       f.circuit,
-		Error:         f.err.Error(),
-		Attempts:      f.attempts,
-		FirstFailedAt: f.first,
-		DeadAt:        time.Now(),
+	if traced = e.cfg.Context(ctx, m); traced == nil {
+		return nil, &failure{reason: dlq.Panicked, stage: contextStage, err: errNilContext}
 	}
-	if l.FirstFailedAt.IsZero() {
-		l.FirstFailedAt = l.DeadAt
-	}
-	if m.Letter != nil {
-		l.Message.Letter = nil
-		l.Redrives = m.Letter.Redrives + 1
-		if !m.Letter.FirstFailedAt.IsZero() {
-			l.FirstFailedAt = m.Letter.FirstFailedAt
-		}
-	}
-	return l
-}
-
-// bury writes letters and settles their messages, a message only after its letter is acknowledged, no faster than the
-// configured rate. While the dead-letter queue is away it tries again, for as long as pause, which waits between two
-// tries, returns nil. It returns the graves that are still open.
-func (e *engine) bury(ctx context.Context, graves []grave, place string, pause func(time.Duration) error) []grave {
-	for tries := 0; len(graves) > 0; {
-		chunk := graves[:min(len(graves), e.limit.burst())]
-		delay, cancel := e.limit.reserve(len(chunk))
-		if delay > 0 && pause(delay) != nil {
-			cancel()
-			return graves
-		}
-		err := e.write(ctx, chunk)
-		failed := unwritten(err, len(chunk))
-		e.lay(chunk, failed)
-		if err == nil {
-			tries = 0
-			e.troubles.clear(place)
-			graves = graves[len(chunk):]
-			continue
-		}
-		if ctx.Err() != nil {
-			return append(pick(chunk, failed), graves[len(chunk):]...)
-		}
-		graves = append(pick(chunk, failed), graves[len(chunk):]...)
-		e.troubles.set(place, "dead letters cannot be written", err)
-		tries++
-		if pause(backoff(tries, err)) != nil {
-			return graves
-		}
-	}
-	return nil
-}
-
-func (e *engine) write(ctx context.Context, graves []grave) error {
-	if e.cfg.DeadLetters == nil {
-		return errNoDeadLetters
-	}
-	letters := make([]dlq.Letter, len(graves))
-	for i, g := range graves {
-		letters[i] = g.letter
-	}
-	return e.cfg.DeadLetters.Write(ctx, letters...)
-}
-
-// lay settles the messages whose letters are written.
-func (e *engine) lay(graves []grave, failed map[int]error) {
-	for i, g := range graves {
-		if failed[i] == nil {
-			e.counts.letter(g.letter.Reason)
-			g.claim.settle(slices.Repeat([]int{g.n}, g.values)...)
-		}
-	}
+	return traced, nil
 }
 
 // backoff is the wait before the next try of what is held, no shorter than err asks for. Half of it is jitter, so that

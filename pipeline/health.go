@@ -131,7 +131,7 @@ func (t *troubles) list() []Trouble {
 	defer t.mu.Unlock()
 	list := make([]Trouble, 0, len(t.at))
 	for place, at := range t.at {
-		list = append(list, Trouble{Place: place, Why: at.kind + ": " + at.err.Error(), Since: at.since})
+		list = append(list, Trouble{Place: place, Why: at.kind + ": " + errorText(at.err), Since: at.since})
 	}
 	slices.SortFunc(list, func(a, b Trouble) int { return cmp.Compare(a.Place, b.Place) })
 	return list

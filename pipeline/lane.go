@@ -21,53 +21,50 @@ import (
 type lane[T any] struct {
 	engine   *engine
 	sink     Sink[T]
-	circuit  circuit // Nil when the sink shows none.
-	place    string  // Its name in health.
+	gate     *gate
+	place    string // Its name in health.
 	patience time.Duration
-	began    chan *batch[T] // Holds the current batch from its first item until the writer has seen it.
+	outage   outage
 
-	mu        sync.Mutex
-	current   *batch[T]
-	interrupt context.CancelFunc // Ends the writer's waiting.
+	kick chan struct{} // Holds a token when the writer has something to look at.
 
-	outage outage
+	mu      sync.Mutex
+	current *batch[T]
 
-	held      *batch[T] // The writer's own.
-	heldWhy   error     // The rejection, without what makes the held batch ambiguous.
-	heldReady chan struct{}
-	waiters   sync.WaitGroup
+	// The writer's own.
+	held      *batch[T]
+	heldWhy   error // Why it could not be written the last time.
+	heldTries int
+	heldNext  time.Time // No try before.
 }
 
 func newLane[T any](e *engine, sink Sink[T], patience time.Duration, place string) *lane[T] {
-	l := &lane[T]{engine: e, sink: sink, place: place, patience: patience, began: make(chan *batch[T], 1), current: newBatch[T]()}
-	l.circuit, _ = sink.(circuit)
-	return l
+	inside, _ := sink.(circuit)
+	return &lane[T]{
+		engine: e, sink: sink, gate: newGate(inside), place: place, patience: patience,
+		kick: make(chan struct{}, 1), current: newBatch[T](),
+	}
 }
 
 // add puts an item into the current batch. It waits while that is full and not yet taken, and returns errStopped when
 // the item's claim is drained meanwhile.
-func (l *lane[T]) add(item holdfast.Item[T], m mark) error {
-	size := sizeOf(item.Source)
+func (l *lane[T]) add(item holdfast.Item[T], m mark, size int) error {
 	limits := l.engine.cfg.Batch
 	for {
 		l.mu.Lock()
 		b := l.current
-		if b.fits(size, limits) {
-			b.add(item, m, size)
-			if len(b.items) == 1 {
-				select {
-				case l.began <- b:
-				default: // The writer has yet to see that this batch began: its items were handed back meanwhile.
-				}
-			}
-			if len(b.items) == limits.Count || b.bytes >= limits.Bytes {
-				b.close()
-			}
+		if fits := b.fits(size, limits); fits {
+			b.add(item, m, size, limits)
+			notable := len(b.items) == 1 || b.due
 			l.mu.Unlock()
+			if notable {
+				l.nudge()
+			}
 			return nil
 		}
-		b.close()
+		b.due = true
 		l.mu.Unlock()
+		l.nudge()
 		select {
 		case <-b.taken:
 		case <-m.claim.closing:
@@ -76,114 +73,137 @@ func (l *lane[T]) add(item holdfast.Item[T], m mark) error {
 	}
 }
 
-// flush has the current batch written without waiting for more, and ends the writer's waiting so that it looks which
-// claims are being drained.
+// flush has the current batch written without waiting for more, and has the writer look which claims are drained.
 func (l *lane[T]) flush() {
 	l.mu.Lock()
-	l.current.close()
-	interrupt := l.interrupt
+	l.current.due = true
 	l.mu.Unlock()
-	if interrupt != nil {
-		interrupt()
+	l.nudge()
+}
+
+func (l *lane[T]) nudge() {
+	select {
+	case l.kick <- struct{}{}:
+	default:
 	}
 }
 
 // run writes batches until ctx ends.
 func (l *lane[T]) run(ctx context.Context) {
-	defer l.waiters.Wait()
-	var closed <-chan struct{}
-	delay := time.NewTimer(time.Hour)
-	delay.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case b := <-l.began:
-			closed = b.closed
-			delay.Reset(l.engine.cfg.Batch.Delay)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	watch.Go(func() { l.gate.watch(ctx, func() { l.engine.troubles.clear(l.place) }) })
+	for ctx.Err() == nil {
+		b, wait := l.next()
+		if b != nil {
+			l.settle(ctx, b)
 			continue
-		case <-l.heldReady:
-			l.settleHeld(ctx)
-			continue
-		case <-closed:
-		case <-delay.C:
 		}
-		delay.Stop()
-		closed = nil
-		l.settle(ctx, l.take())
+		var ready <-chan struct{}
+		if l.held != nil {
+			again := time.Until(l.heldNext)
+			if again <= 0 && !l.gate.isOpen() {
+				l.tryHeld(ctx)
+				continue
+			}
+			if ready = l.gate.ready(); again > 0 {
+				ready, wait = nil, min(wait, again)
+			}
+		}
+		sleep(ctx, wait, l.kick, ready)
 	}
 }
 
-func (l *lane[T]) take() *batch[T] {
+// next takes the current batch if it is due, and otherwise says when it will be.
+func (l *lane[T]) next() (*batch[T], time.Duration) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	b := l.current
+	if len(b.items) == 0 {
+		b.due = false
+		return nil, forever
+	}
+	if left := l.engine.cfg.Batch.Delay - time.Since(b.began); left > 0 && !b.due {
+		return nil, left
+	}
 	l.current = newBatch[T]()
-	l.mu.Unlock()
 	close(b.taken)
 	b.span()
-	return b
+	return b, 0
 }
 
 // settle writes b until all of it is stored, dead-lettered, held aside, or handed back because its claims are drained.
 func (l *lane[T]) settle(ctx context.Context, b *batch[T]) {
-	for tries := 1; ; tries++ {
-		if tries > 1 {
-			l.handBack(b)
-		} else {
-			b.release(false)
-		}
-		if len(b.items) == 0 {
-			return
-		}
+	b.release(false)
+	for tries := 1; len(b.items) > 0; tries++ {
 		err := l.write(ctx, b)
-		if refused, ok := errors.AsType[*holdfast.BatchError](err); ok {
-			err = l.refused(ctx, b, refused)
-		} else if err == nil {
-			l.stored(b)
-		}
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		b.ambiguous = b.ambiguous || holdfast.IsAmbiguous(err)
+		rejected := errors.Is(err, breaker.ErrCircuitOpen)
 		switch {
-		case errors.Is(err, breaker.ErrCircuitOpen) && b.ambiguous && l.circuit != nil:
-			l.engine.troubles.set(l.heldPlace(), "held while the circuit is open, as it may be stored already", err)
-			l.hold(ctx, b, err)
+		case holdfast.IsHold(err):
+			l.engine.troubles.set(l.place, "held", err)
+			l.wait(ctx, b, backoff(tries, err), nil)
+		case rejected && b.ambiguous && l.gate.shown():
+			l.hold(b, err)
 			return
-		case errors.Is(err, breaker.ErrCircuitOpen) && !b.ambiguous:
-			l.rejected(ctx, b, err)
+		case rejected && !b.ambiguous:
+			l.rejected(ctx, b, tries, err)
 		case holdfast.IsPermanent(err) && !b.ambiguous:
-			l.buryAll(ctx, b, permanentReason(err), err)
-		default: // holdfast.Hold, or a failure that no circuit has opened for yet.
+			l.buryAll(b, &failure{reason: permanentReason(err), stage: sinkStage, attempts: tries, err: err})
+			return
+		default: // The sink fails, and no circuit has opened for it yet.
 			l.engine.troubles.set(l.place, "failing", err)
-			_ = l.pause(ctx, b, backoff(tries, err)) // Whether it was cut short, release will see.
+			l.wait(ctx, b, backoff(tries, err), nil)
 		}
 	}
+	if !l.gate.shown() || !l.outage.lasts() { // Otherwise the gate tells when it ends.
+		l.engine.troubles.clear(l.place)
+	}
 }
 
-// handBack drops what need not be written any more from b and from the batch that is being gathered behind it: b cannot
-// be written now, and claims that are being drained must not wait for that.
-func (l *lane[T]) handBack(b *batch[T]) {
-	b.release(true)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.current.release(true)
-}
-
-// write hands b to the sink, a held batch before it.
+// write hands b to the sink, a held batch before it, and settles what the sink has answered for. What is left of b was
+// not stored for the reason returned; nil means that nothing is left.
 func (l *lane[T]) write(ctx context.Context, b *batch[T]) error {
-	if l.held != nil && !l.circuit.IsOpen() {
-		l.settleHeld(ctx)
+	if l.held != nil && b != l.held {
+		if !l.gate.isOpen() && time.Now().After(l.heldNext) {
+			l.tryHeld(ctx)
+		}
+		if l.held != nil {
+			return behindHeld(l.heldWhy)
+		}
 	}
-	if l.held != nil {
-		return &behindHeldError{l.heldWhy}
+	err := writeTo(ctx, l.sink, holdfast.Batch[T]{Spans: slices.Clone(b.spans), Items: slices.Clone(b.items)})
+	refused, ambiguous := verdict(err)
+	switch {
+	case ambiguous:
+		b.ambiguous = true
+	case err == nil:
+		l.answered()
+		l.settled(b.items, b.marks)
+		b.items, b.marks = nil, nil
+	case refused != nil:
+		l.answered()
+		err = l.refused(ctx, b, refused)
+	case !errors.Is(err, breaker.ErrCircuitOpen):
+		l.outage.end() // The circuit let it through.
 	}
-	return writeTo(ctx, l.sink, holdfast.Batch[T]{Spans: b.spans, Items: b.items})
+	return err
 }
 
-func (l *lane[T]) stored(b *batch[T]) {
-	l.answered()
-	l.settled(b.items, b.marks)
+// verdict tells what an error of a sink says of its batch: which items it refused, the others being stored, or that
+// nobody knows.
+func verdict(err error) (refused *holdfast.BatchError, ambiguous bool) {
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if r, ok := e.(*holdfast.BatchError); ok { //nolint:errorlint // What stands around it counts, so it is unwrapped here.
+			return r, false
+		}
+		if a, ok := e.(interface{ Ambiguous() bool }); ok && a.Ambiguous() { //nolint:errorlint // As above.
+			return nil, true
+		}
+	}
+	return nil, holdfast.IsAmbiguous(err)
 }
 
 // answered notes that the sink has taken a batch, whatever it refused of it.
@@ -191,7 +211,6 @@ func (l *lane[T]) answered() {
 	l.outage.end()
 	l.engine.counts.batches.Add(1)
 	l.engine.troubles.clear(l.place)
-	l.engine.troubles.clear(l.heldPlace())
 }
 
 // settled counts and settles stored items.
@@ -207,8 +226,8 @@ func (l *lane[T]) settled(items []holdfast.Item[T], marks []mark) {
 	settleMarks(marks)
 }
 
-// refused settles what a sink stored of b and dead-letters what it refused. Items that were refused for a reason that
-// is not their own stay in b, and the error of one of them is returned; nil means that nothing is left.
+// refused settles what a sink stored of b, and has the claims dead-letter what it refused. Items that were refused for a
+// reason that is not their own stay in b, and the error of one of them is returned; nil means that nothing is left.
 func (l *lane[T]) refused(ctx context.Context, b *batch[T], e *holdfast.BatchError) error {
 	var (
 		graves []grave
@@ -217,31 +236,22 @@ func (l *lane[T]) refused(ctx context.Context, b *batch[T], e *holdfast.BatchErr
 		left   batch[T]
 	)
 	for i, item := range b.items {
-		err := e.Items[i]
+		err, bad := e.Items[i]
 		switch {
-		case err == nil:
-			stored.add(item, b.marks[i], 0)
+		case !bad:
+			stored.push(item, b.marks[i])
 		case waits(ctx, err):
-			left.add(item, b.marks[i], 0)
+			left.push(item, b.marks[i])
+			b.ambiguous = b.ambiguous || holdfast.IsAmbiguous(err)
 			again = err
 		default:
 			graves = l.dig(graves, item, b.marks[i], itemFailure(err))
 		}
 	}
-	l.answered()
 	l.settled(stored.items, stored.marks)
 	b.items, b.marks = left.items, left.marks
-	l.bury(ctx, b, graves)
+	toClaims(graves)
 	return again
-}
-
-// dig appends a grave for an item. Values of one message that fail together get one letter.
-func (l *lane[T]) dig(graves []grave, item holdfast.Item[T], m mark, f *failure) []grave {
-	if last := len(graves) - 1; last >= 0 && graves[last].mark == m {
-		graves[last].values++
-		return graves
-	}
-	return append(graves, grave{m, l.engine.letter(item.Source, f), 1})
 }
 
 // itemFailure is what it means that a sink refused one item.
@@ -260,133 +270,129 @@ func itemFailure(err error) *failure {
 }
 
 // rejected waits while the circuit is open, or dead-letters b once it has been open for long enough.
-func (l *lane[T]) rejected(ctx context.Context, b *batch[T], err error) {
-	left := l.patience - l.outage.length()
+func (l *lane[T]) rejected(ctx context.Context, b *batch[T], tries int, err error) {
+	left := l.patience - l.outage.length(l.patience)
 	l.engine.troubles.set(l.place, "circuit open", err)
-	if l.patience >= 0 && left <= 0 && l.isOpen(err) {
-		l.buryRejected(ctx, b, err)
-		return
-	}
+	ready := l.gate.ready() // Also ends the trouble when the outage ends.
 	switch {
-	case l.circuit == nil:
-		_ = l.pause(ctx, b, backoff(1, err))
+	case l.patience >= 0 && left <= 0 && l.isOpen(err):
+		l.buryRejected(ctx, b, err)
+	case !l.gate.isOpen(): // Busy probing, or another circuit than the one that is shown.
+		l.wait(ctx, b, min(backoff(tries, err), maxProbeWait), nil)
 	case l.patience >= 0:
-		l.waitFor(ctx, b, max(left, halfOpenWait))
+		l.wait(ctx, b, left, ready)
 	default:
-		l.waitFor(ctx, b, 0)
+		l.wait(ctx, b, forever, ready)
 	}
 }
-
-// buryRejected dead-letters b in small steps for as long as the circuit is open. What is left of b is written.
-func (l *lane[T]) buryRejected(ctx context.Context, b *batch[T], err error) {
-	f := &failure{reason: dlq.CircuitOpen, stage: sinkStage, err: err}
-	if open, ok := errors.AsType[*breaker.OpenError](err); ok {
-		f.circuit = open.Name
-	}
-	for len(b.items) > 0 && ctx.Err() == nil && l.isOpen(err) {
-		step := min(len(b.items), l.engine.limit.step())
-		graves := l.digAll(b, step, f)
-		b.items, b.marks = b.items[step:], b.marks[step:]
-		l.bury(ctx, b, graves)
-		l.handBack(b)
-	}
-}
-
-func (l *lane[T]) buryAll(ctx context.Context, b *batch[T], reason dlq.Reason, err error) {
-	f := &failure{reason: reason, stage: sinkStage, attempts: 1, err: err}
-	graves := l.digAll(b, len(b.items), f)
-	b.items, b.marks = nil, nil
-	l.bury(ctx, b, graves)
-}
-
-// digAll makes the graves of b's first n items.
-func (l *lane[T]) digAll(b *batch[T], n int, f *failure) []grave {
-	var graves []grave
-	for i, item := range b.items[:n] {
-		graves = l.dig(graves, item, b.marks[i], f)
-	}
-	return graves
-}
-
-// bury writes letters until all are written or their claims are gone or drained, which hands the messages back. The rest
-// of b, which has to wait for that, is handed back likewise.
-func (l *lane[T]) bury(ctx context.Context, b *batch[T], graves []grave) {
-	for len(graves) > 0 && ctx.Err() == nil {
-		waiting := &batch[T]{marks: slices.Clone(b.marks)}
-		for _, g := range graves {
-			waiting.marks = append(waiting.marks, g.mark)
-		}
-		graves = l.engine.bury(ctx, graves, l.place+" dead letters", func(d time.Duration) error {
-			return l.pause(ctx, waiting, d)
-		})
-		graves = releaseGraves(graves)
-		if len(graves) > 0 {
-			l.handBack(b)
-		}
-	}
-}
-
-// heldPlace names the batch held aside, in health.
-func (l *lane[T]) heldPlace() string { return l.place + ", held batch" }
 
 // isOpen tells whether the circuit that rejected the batch is open, and not merely busy probing.
 func (l *lane[T]) isOpen(err error) bool {
-	if l.circuit != nil {
-		return l.circuit.IsOpen()
+	if open, ok := errors.AsType[*breaker.OpenError](err); ok && !l.gate.shown() {
+		return open.State == breaker.Open
 	}
-	var open *breaker.OpenError
-	return !errors.As(err, &open) || open.State == breaker.Open
+	return !l.gate.shown() || l.gate.isOpen()
+}
+
+// buryRejected dead-letters b in small steps for as long as the circuit is open. What is left of b is written.
+func (l *lane[T]) buryRejected(ctx context.Context, b *batch[T], why error) {
+	f := &failure{reason: dlq.CircuitOpen, stage: sinkStage, err: why}
+	if open, ok := errors.AsType[*breaker.OpenError](why); ok {
+		f.circuit = open.Name
+	}
+	place := l.place + " dead letters"
+	defer l.engine.troubles.clear(place)
+	for tries := 0; len(b.items) > 0 && ctx.Err() == nil && l.isOpen(why); {
+		step := min(len(b.items), l.engine.limit.step())
+		delay, cancel := l.engine.limit.reserve(step)
+		if delay > 0 && !l.wait(ctx, b, delay, nil) {
+			cancel()
+			continue
+		}
+		var graves []grave
+		for i, item := range b.items[:step] {
+			graves = l.dig(graves, item, b.marks[i], f)
+		}
+		left, err := l.engine.bury(ctx, graves)
+		b.drop(step, left)
+		if err == nil {
+			tries = 0
+			b.release(true)
+			continue
+		}
+		tries++
+		l.engine.troubles.set(place, "cannot be written", err)
+		l.wait(ctx, b, backoff(tries, err), nil)
+	}
+}
+
+// buryAll has the claims dead-letter all of b.
+func (l *lane[T]) buryAll(b *batch[T], f *failure) {
+	l.answered()
+	var graves []grave
+	for i, item := range b.items {
+		graves = l.dig(graves, item, b.marks[i], f)
+	}
+	b.items, b.marks = nil, nil
+	toClaims(graves)
+}
+
+// dig appends a grave for an item. Values of one message that fail together get one letter.
+func (l *lane[T]) dig(graves []grave, item holdfast.Item[T], m mark, f *failure) []grave {
+	if last := len(graves) - 1; last >= 0 && graves[last].mark == m {
+		graves[last].values++
+		return graves
+	}
+	return append(graves, grave{mark: m, letter: l.engine.letter(item.Source, f), values: 1})
 }
 
 // hold sets b aside until the circuit admits a call.
-func (l *lane[T]) hold(ctx context.Context, b *batch[T], err error) {
-	ready := make(chan struct{})
-	l.held, l.heldReady, l.heldWhy = b, ready, breaker.ErrCircuitOpen
-	if open, ok := errors.AsType[*breaker.OpenError](err); ok {
-		l.heldWhy = open
-	}
-	l.waiters.Go(func() {
-		defer close(ready)
-		_ = l.circuit.WaitUntilReady(ctx) // Whether it is ready, the next attempt tells.
-	})
+func (l *lane[T]) hold(b *batch[T], err error) {
+	l.engine.troubles.set(l.heldPlace(), "held while the circuit is open, as it may be stored already", err)
+	l.held, l.heldWhy, l.heldTries, l.heldNext = b, err, 0, time.Time{}
 }
 
-func (l *lane[T]) settleHeld(ctx context.Context) {
+// tryHeld writes the held batch once. It is no longer held when its fate is known.
+func (l *lane[T]) tryHeld(ctx context.Context) {
 	b := l.held
-	l.held, l.heldReady = nil, nil
-	l.settle(ctx, b)
-}
-
-// pause waits for d, or until a claim of b is drained, which is errStopped.
-func (l *lane[T]) pause(ctx context.Context, b *batch[T], d time.Duration) error {
-	return l.interruptible(ctx, b, d, func(ctx context.Context) { <-ctx.Done() })
-}
-
-// waitFor waits for the circuit, at the most for limit if that is above zero, or until a claim of b is drained.
-func (l *lane[T]) waitFor(ctx context.Context, b *batch[T], limit time.Duration) {
-	_ = l.interruptible(ctx, b, limit, func(ctx context.Context) { _ = l.circuit.WaitUntilReady(ctx) })
-}
-
-func (l *lane[T]) interruptible(ctx context.Context, b *batch[T], limit time.Duration, wait func(context.Context)) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if limit > 0 {
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
+	b.release(false)
+	if len(b.items) > 0 {
+		if err := l.write(ctx, b); err != nil {
+			l.heldTries++
+			pause := backoff(l.heldTries, err)
+			if errors.Is(err, breaker.ErrCircuitOpen) {
+				pause = min(pause, maxProbeWait)
+			}
+			l.heldWhy, l.heldNext = err, time.Now().Add(pause)
+			l.engine.troubles.set(l.heldPlace(), "held, as it may be stored already", err)
+			return
+		}
 	}
-	l.setInterrupt(cancel)
-	defer l.setInterrupt(nil)
-	if !b.draining() {
-		wait(ctx)
-	}
-	if b.draining() {
-		return errStopped
-	}
-	return nil
+	l.held, l.heldWhy = nil, nil
+	l.engine.troubles.clear(l.heldPlace())
 }
 
-func (l *lane[T]) setInterrupt(cancel context.CancelFunc) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.interrupt = cancel
+// heldPlace names the held batch in health.
+func (l *lane[T]) heldPlace() string { return l.place + ", held batch" }
+
+// wait waits for d or until ready is closed, and tells whether it came to that with b as it was. Claims that begin to
+// drain do not wait with it: what they have in b, or in the batch that is being gathered behind it, is handed back, and
+// when nothing of b is left the waiting is over.
+func (l *lane[T]) wait(ctx context.Context, b *batch[T], d time.Duration, ready <-chan struct{}) bool {
+	deadline := time.Now().Add(d)
+	had := len(b.items)
+	for {
+		b.release(true)
+		l.mu.Lock()
+		l.current.release(true)
+		l.mu.Unlock()
+		if len(b.items) == 0 || ctx.Err() != nil {
+			return false
+		}
+		left := time.Until(deadline)
+		if left <= 0 || isClosed(ready) {
+			return len(b.items) == had
+		}
+		sleep(ctx, left, l.kick, ready)
+	}
 }

@@ -88,14 +88,14 @@ func newRoute[T any](e *engine, source Source, run call[holdfast.Message, T], l 
 }
 
 // wayHome is the source that brings this group's letters of an open circuit back, nil if there is none: letters stay by
-// configuration, are never written for an open circuit, or one of the ends does not know how.
+// configuration, or one of the ends does not know how.
 func wayHome(kin sibling, cfg Config, group string) (Source, error) {
-	named, ok := cfg.DeadLetters.(interface{ Topic() string })
-	if kin == nil || !ok || cfg.LettersStay {
+	topic := deadLetterTopic(cfg)
+	if kin == nil || topic == "" || cfg.LettersStay {
 		return nil, nil
 	}
 	letters := claimsFunc(func(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error {
-		return kin.ConsumeAs(ctx, group+".redrive", []string{named.Topic()}, handle)
+		return kin.ConsumeAs(ctx, group+".redrive", []string{topic}, handle)
 	})
 	home, err := dlq.NewSource(letters, dlq.SourceConfig{Group: group, Reasons: []dlq.Reason{dlq.CircuitOpen}})
 	if err != nil {

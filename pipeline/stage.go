@@ -101,10 +101,8 @@ func newStage[A, B any](name string, fn func(context.Context, A) (values[B], err
 		step := &step{name: name, breaker: cfg.Breaker, retry: cfg.Retry, timeout: cfg.Timeout}
 		return func(ctx context.Context, c *claim, in A) (values[B], error) {
 			for t := (trial{}); ; {
-				out, err := try(ctx, step, fn, in)
-				if err == nil {
-					step.outage.end()
-				} else if err = step.next(ctx, c, &t, err); err == nil {
+				out, err := try(ctx, step, fn, c, in)
+				if err = step.next(ctx, c, &t, err); err == errAgain { //nolint:errorlint // It is never wrapped.
 					continue
 				}
 				if t.waits > 0 {
@@ -157,16 +155,24 @@ func onEach[B, C any](ctx context.Context, c *claim, in []B, run call[B, C]) (va
 	return all, nil
 }
 
-// try calls fn through the step's circuit, as often as its policy says. A panic is returned as a *PanicError, after the
-// circuit has counted it. A skipped message is a success to the circuit.
-func try[A, B any](ctx context.Context, s *step, fn func(context.Context, A) (B, error), in A) (out B, err error) {
+// try calls fn through the step's circuit, as often as its policy says, until the claim's drain begins. A panic is
+// returned as a *PanicError, after the circuit has counted it. A skipped message is a success to the circuit. When any of
+// the attempts may have done the work, the error is ambiguous.
+func try[A, B any](ctx context.Context, s *step, fn func(context.Context, A) (B, error), c *claim, in A) (out B, err error) {
+	skip, ambiguous := false, false
 	defer func() {
 		if r := recover(); r != nil {
 			err = newPanicError(r)
 		}
+		if skip {
+			err = holdfast.ErrSkip
+		} else if ambiguous {
+			err = holdfast.Ambiguous(err)
+		}
 	}()
-	skip := false
-	out, err = retry.DoValueThrough(ctx, s.breaker, s.retry, func(ctx context.Context) (B, error) {
+	// Retries wait no longer than the claim is open; what runs is not cut short by it.
+	return retry.DoValueThrough(c.open, s.breaker, s.retry, func(context.Context) (B, error) { //nolint:contextcheck // See above.
+		ctx := ctx
 		if s.timeout > 0 {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, s.timeout)
@@ -177,10 +183,7 @@ func try[A, B any](ctx context.Context, s *step, fn func(context.Context, A) (B,
 			skip = true
 			return v, nil
 		}
+		ambiguous = holdfast.IsAmbiguous(err) || (ambiguous && err != nil)
 		return v, err
 	})
-	if skip {
-		return out, holdfast.ErrSkip
-	}
-	return out, err
 }

@@ -96,8 +96,11 @@ func (c *claim) stats(now int64) PartitionStats {
 		Topic: c.topic, Partition: c.partition, Home: c.home,
 		Settled: c.next, Lag: -1, InFlight: c.tracker.inFlight(), OldestOffset: -1,
 	}
+	if passes, ok := c.source.(interface{ Settled() int64 }); ok {
+		s.Settled = max(s.Settled, passes.Settled())
+	}
 	if end >= 0 {
-		s.Lag = max(0, end-c.next)
+		s.Lag = max(0, end-s.Settled)
 	}
 	if oldest, ok := c.tracker.oldest(); ok {
 		s.OldestOffset, s.OldestAge = oldest.offset, time.Duration(now-oldest.fetched)

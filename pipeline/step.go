@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-io/holdfast"
@@ -17,8 +16,8 @@ import (
 // errStopped says that a claim is being drained or is lost: the message at hand goes back, unsettled.
 var errStopped = errors.New("pipeline: stopped")
 
-// halfOpenWait is how long a message waits for a half-open circuit's probe before it asks again.
-const halfOpenWait = 50 * time.Millisecond
+// errAgain says that a message is to be tried again.
+var errAgain = errors.New("pipeline: again")
 
 // step is one stage of one pipeline: its name, how it meets failures, and how its circuit is.
 type step struct {
@@ -29,33 +28,12 @@ type step struct {
 	outage  outage
 }
 
-// outage is how long a circuit has rejected messages without one getting through. Safe for concurrent use.
-type outage struct{ began atomic.Pointer[time.Time] }
-
-// length begins an outage if there is none, and says how long it has lasted.
-func (o *outage) length() time.Duration {
-	now := time.Now()
-	if o.began.CompareAndSwap(nil, &now) {
-		return 0
-	}
-	began := o.began.Load()
-	if began == nil { // It has just ended.
-		return 0
-	}
-	return now.Sub(*began)
-}
-
-func (o *outage) end() {
-	if o.began.Load() != nil {
-		o.began.Store(nil)
-	}
-}
-
 // trial is what is known of one message's attempts at one step.
 type trial struct {
-	attempts int // Rejections do not count.
-	waits    int
-	first    time.Time
+	attempts  int // Rejections do not count.
+	waits     int
+	first     time.Time
+	ambiguous bool // An attempt may have done the work.
 }
 
 // failure is a message's end at a step: it is to be dead-lettered.
@@ -84,34 +62,40 @@ func newPanicError(value any) *PanicError { return &PanicError{Value: value, Sta
 // Error gives the panic's value, without the stack.
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
-// next decides what it means that err ended the attempts. It returns nil, after having waited, when the message is to be
-// tried again, and otherwise the error that ends the matter: holdfast.ErrSkip, a *failure or errStopped.
+// next decides what it means that the attempts ended with err. It returns nil when they succeeded; errAgain, after having
+// waited, when the message is to be tried again; and otherwise the error that ends the matter: holdfast.ErrSkip, a
+// *failure or errStopped.
 func (s *step) next(ctx context.Context, c *claim, t *trial, err error) error {
-	if errors.Is(err, holdfast.ErrSkip) {
-		return holdfast.ErrSkip
+	rejected := errors.Is(err, breaker.ErrCircuitOpen)
+	if !rejected {
+		s.outage.end()
 	}
-	if ctx.Err() != nil {
-		return errStopped
+	if err == nil || errors.Is(err, holdfast.ErrSkip) {
+		return err
 	}
 	if t.first.IsZero() {
 		t.first = time.Now()
 	}
+	t.ambiguous = t.ambiguous || holdfast.IsAmbiguous(err)
 	cause := err
-	var panicked *PanicError
-	if tried := (*retry.Error)(nil); errors.As(err, &tried) {
+	panicked, isPanic := errors.AsType[*PanicError](err)
+	if tried, ok := errors.AsType[*retry.Error](err); ok {
 		t.attempts += tried.Attempts
 		cause = tried.Err
-	} else if errors.As(err, &panicked) {
+	} else if isPanic {
 		t.attempts++
+		cause = panicked
 	}
 	switch {
-	case errors.Is(err, breaker.ErrCircuitOpen):
+	case isClosed(c.ended) || (c.draining() && !final(err)):
+		return errStopped
+	case holdfast.IsHold(err), t.ambiguous && !rejected:
+		return s.hold(c, t, "held", err)
+	case rejected:
 		return s.rejected(ctx, c, t, err)
 	case errors.Is(err, breaker.ErrTooManyCalls):
 		return s.hold(c, t, "too many calls", err)
-	case holdfast.IsHold(err), holdfast.IsAmbiguous(err):
-		return s.hold(c, t, "held", err)
-	case panicked != nil:
+	case isPanic:
 		return s.fail(t, dlq.Panicked, cause)
 	case holdfast.IsPermanent(err):
 		return s.fail(t, permanentReason(err), cause)
@@ -121,39 +105,60 @@ func (s *step) next(ctx context.Context, c *claim, t *trial, err error) error {
 	return s.fail(t, dlq.RetriesExhausted, cause)
 }
 
+// final tells whether err decides about its message, drain or not.
+func final(err error) bool {
+	_, panicked := errors.AsType[*PanicError](err)
+	return panicked || holdfast.IsPermanent(err)
+}
+
 // hold waits before the next try, no shorter than err asks for.
 func (s *step) hold(c *claim, t *trial, why string, err error) error {
 	c.engine.troubles.set(s.place(c), why, err)
 	t.waits++
-	return c.pause(backoff(t.waits, err))
+	return again(c.pause(backoff(t.waits, err)))
+}
+
+// again is errAgain unless the waiting for it was stopped.
+func again(stopped error) error {
+	if stopped != nil {
+		return stopped
+	}
+	return errAgain
 }
 
 // rejected waits for the circuit that rejected the message, or ends the waiting.
 func (s *step) rejected(ctx context.Context, c *claim, t *trial, err error) error {
-	var open *breaker.OpenError
-	isOpen := !errors.As(err, &open) || open.State == breaker.Open
-	left := c.patience - s.outage.length()
-	if isOpen && c.patience >= 0 && left <= 0 {
+	open, _ := errors.AsType[*breaker.OpenError](err)
+	isOpen := open == nil || open.State == breaker.Open
+	left := c.patience - s.outage.length(c.patience)
+	if isOpen && c.patience >= 0 && left <= 0 && !t.ambiguous {
 		f := s.fail(t, dlq.CircuitOpen, err)
 		if open != nil {
 			f.circuit = open.Name
 		}
 		return f
 	}
-	const why = "circuit open"
-	switch {
-	case !isOpen:
-		c.engine.troubles.set(s.place(c), why, err)
-		t.waits++
-		return c.pause(halfOpenWait)
-	case open == nil || open.Name != s.breaker.Name():
-		return s.hold(c, t, why, err)
-	case c.patience < 0:
-		left = 0
-	}
-	c.engine.troubles.set(s.place(c), why, err)
+	c.engine.troubles.set(s.place(c), "circuit open", err)
 	t.waits++
-	return c.waitFor(ctx, s.breaker, left)
+	if !s.breaker.IsOpen() { // Busy probing, or a circuit inside the function.
+		return again(c.pause(min(backoff(t.waits, err), maxProbeWait)))
+	}
+	if c.patience < 0 || t.ambiguous {
+		left = forever
+	}
+	return again(s.wait(ctx, c, left))
+}
+
+// wait waits until the step's circuit would admit a call, but no longer than limit.
+func (s *step) wait(ctx context.Context, c *claim, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	defer context.AfterFunc(c.open, cancel)()
+	_ = s.breaker.WaitUntilReady(ctx) // Whether it is ready or the limit passed, the next attempt tells.
+	if c.draining() {
+		return errStopped
+	}
+	return nil
 }
 
 func (s *step) fail(t *trial, reason dlq.Reason, err error) *failure {

@@ -64,6 +64,9 @@ func (t *tracker) handBack(n int) {
 	}
 }
 
+// span is how many messages there are from the oldest in flight to the newest, settled ones in between included.
+func (t *tracker) span() int { return t.tail - t.head }
+
 // inFlight is how many messages are neither settled nor handed back.
 func (t *tracker) inFlight() int { return t.tail - t.head - t.settled - t.handed }
 
