@@ -199,7 +199,7 @@ func verdict(err error) (refused *holdfast.BatchError, ambiguous bool) {
 		if r, ok := e.(*holdfast.BatchError); ok { //nolint:errorlint // What stands around it counts, so it is unwrapped here.
 			return r, false
 		}
-		if a, ok := e.(interface{ Ambiguous() bool }); ok && a.Ambiguous() { //nolint:errorlint // As above.
+		if a, ok := e.(interface{ Ambiguous() bool }); ok && a.Ambiguous() {
 			return nil, true
 		}
 	}

@@ -88,14 +88,7 @@ func (p *passage[T]) through(ctx context.Context, f flight) error {
 		f.letter = c.engine.letter(f.message, failed)
 	}
 	if failed != nil && failed.reason == dlq.CircuitOpen {
-		if len(p.rejected) == 0 {
-			p.since = time.Now()
-		}
-		p.rejected = append(p.rejected, f)
-		if len(p.rejected) < c.engine.limit.Burst() && time.Since(p.since) < rejectionsTogether {
-			return nil
-		}
-		return p.buryRejected(ctx)
+		return p.reject(ctx, f)
 	}
 	if err := p.buryRejected(ctx); err != nil {
 		c.handBack(f.n)
@@ -113,6 +106,18 @@ func (p *passage[T]) through(ctx context.Context, f flight) error {
 	}
 	c.handBack(f.n)
 	return errStopped
+}
+
+// reject puts a message among the rejected, and writes their letters when there are many or the first has waited long.
+func (p *passage[T]) reject(ctx context.Context, f flight) error {
+	if len(p.rejected) == 0 {
+		p.since = time.Now()
+	}
+	p.rejected = append(p.rejected, f)
+	if len(p.rejected) < p.claim.engine.limit.Burst() && time.Since(p.since) < rejectionsTogether {
+		return nil
+	}
+	return p.buryRejected(ctx)
 }
 
 // runStages runs the stages with the context that the program makes for the message.

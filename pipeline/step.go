@@ -153,7 +153,7 @@ func (s *step) rejected(ctx context.Context, c *claim, t *trial, err error) erro
 func (s *step) wait(ctx context.Context, c *claim, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	defer context.AfterFunc(c.open, cancel)()
+	defer context.AfterFunc(c.open, cancel)() //nolint:contextcheck // Whichever of the two ends first.
 	_ = s.breaker.WaitUntilReady(ctx) // Whether it is ready or the limit passed, the next attempt tells.
 	if c.draining() {
 		return errStopped
