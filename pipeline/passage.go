@@ -102,7 +102,7 @@ func (p *passage[T]) through(ctx context.Context, f flight) error {
 		return nil
 	case failed != nil:
 		c.bury(grave{mark: mark{c, f.n}, letter: f.letter, values: 1})
-		return nil
+		return nil //nolint:nilerr // The letter tells of it.
 	}
 	c.handBack(f.n)
 	return errStopped

@@ -154,7 +154,7 @@ func (s *step) wait(ctx context.Context, c *claim, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	defer context.AfterFunc(c.open, cancel)() //nolint:contextcheck // Whichever of the two ends first.
-	_ = s.breaker.WaitUntilReady(ctx) // Whether it is ready or the limit passed, the next attempt tells.
+	_ = s.breaker.WaitUntilReady(ctx)         // Whether it is ready or the limit passed, the next attempt tells.
 	if c.draining() {
 		return errStopped
 	}
