@@ -13,13 +13,17 @@ LINT := go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint
 
 FUZZTIME ?= 10s
 
-# What takes too long for every change. More goes here, one target a word.
-NIGHTLY := race fuzz cover bench-breaker
+# How many brokers servers-up starts: 1 or 3.
+BROKERS ?= 1
 
-.PHONY: help build test race lint fmt tidy diff fuzz cover bench-breaker quickstart check nightly
+# What takes too long for every change. More goes here, one target a word.
+NIGHTLY := race fuzz cover bench-breaker test-real-cluster
+
+.PHONY: help build test race lint fmt tidy diff fuzz cover bench-breaker quickstart \
+	servers-up servers-down test-real test-real-cluster check nightly
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build every package of every module
 	@$(call each,go build ./...)
@@ -58,8 +62,24 @@ bench-breaker: ## Compare the breaker with others', and print the ratios
 quickstart: ## Run the smallest whole program: Kafka and ClickHouse in process, no setup
 	@go run ./examples/quickstart
 
+servers-up: ## Start Apache Kafka (BROKERS=1 or 3) and ClickHouse on this machine
+	@scripts/servers up -n $(BROKERS)
+
+servers-down: ## End them and delete their data
+	@scripts/servers down
+
+test-real: ## Run the tests that want servers-up's servers: they are killed and stopped in mid-flow (3 minutes)
+	@[[ -n $${HOLDFAST_KAFKA:-} ]] || eval "$$(scripts/servers status | grep ^export)"; \
+	: "$${HOLDFAST_KAFKA:?make servers-up first}" "$${HOLDFAST_CLICKHOUSE:?make servers-up first}"; \
+	go test -count=1 -v -timeout 15m ./internal/real
+
+test-real-cluster: ## Run them on three brokers
+	@scripts/servers down
+	@scripts/servers up -n 3 >/dev/null
+	@verdict=0; $(MAKE) test-real || verdict=$$?; scripts/servers down; exit $$verdict
+
 check: ## Everything that CI checks (under 20 minutes)
 	@bash .ci/run
 
 nightly: FUZZTIME = 10m
-nightly: $(NIGHTLY) ## What takes too long for every change: race, long fuzzing, coverage
+nightly: $(NIGHTLY) ## What takes too long for every change: race, long fuzzing, coverage, three brokers

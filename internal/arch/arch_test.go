@@ -212,10 +212,11 @@ type listed struct {
 
 func (p *listed) ours() bool { return p.Module != nil && p.Module.Path == module }
 
-// program says that the package is, or belongs to, something that is run and that nobody else can import.
+// program says that the package is, or belongs to, something that is run and that nobody else can import, or holds only
+// tests.
 func (p *listed) program() bool {
 	below := strings.TrimPrefix(p.ImportPath, module+"/")
-	return strings.HasPrefix(below, "cmd/") || strings.HasPrefix(below, "examples/") || strings.HasPrefix(below, "internal/arch")
+	return strings.HasPrefix(below, "cmd/") || strings.HasPrefix(below, "examples/") || below == "internal/arch" || below == "internal/real"
 }
 
 // layer names the layer that the package belongs to, "" if none.
