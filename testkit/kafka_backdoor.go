@@ -133,7 +133,7 @@ func tagsOf(r kmsg.Request) *kmsg.Tags {
 	if !field.IsValid() {
 		return nil
 	}
-	tags, _ := field.Addr().Interface().(*kmsg.Tags)
+	tags, _ := reflect.TypeAssert[*kmsg.Tags](field.Addr())
 	return tags
 }
 

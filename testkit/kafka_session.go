@@ -225,9 +225,9 @@ func (s *session) settle() {
 	}
 	switch kmsg.Key(ex.request.Key()) {
 	case kmsg.Fetch, kmsg.JoinGroup, kmsg.SyncGroup, kmsg.ShareFetch:
-		return
+	default:
+		<-ex.done
 	}
-	<-ex.done
 }
 
 // Close is called by the emulator.
