@@ -3,7 +3,7 @@ package breaker
 // admit lets one call in or returns why not.
 func (b *Breaker) admit() (call, error) {
 	ph := b.phase.Load()
-	if !ph.is(Closed) || !b.simple {
+	if !ph.is(Closed) || !b.simpleIn {
 		return b.admitByRules(ph)
 	}
 	b.calls.Add(1)
@@ -25,11 +25,21 @@ func (b *Breaker) admitByRules(ph *phase) (call, error) {
 		return b.begin(ph, 0), nil
 	}
 	c, err := b.admitProbe()
-	b.listeners.deliver(&b.mu)
-	if err != nil && b.limit > 0 {
-		b.leave()
+	if err != nil {
+		if b.limit > 0 {
+			b.leave()
+		}
+		return call{}, err
 	}
-	return c, err
+	told := false
+	defer func() {
+		if !told { // A listener ended the goroutine: this call will not be made.
+			b.settle(c, Ignore, flags{})
+		}
+	}()
+	b.listeners.deliver(&b.mu)
+	told = true
+	return c, nil
 }
 
 // begin counts a call in.

@@ -15,7 +15,8 @@ type Breaker struct {
 	successes atomic.Uint64
 
 	// Read-only.
-	simple           bool // A success while closed needs nothing but to be counted.
+	simpleIn         bool // To admit a call while closed needs nothing but to count it,
+	simpleOut        bool // and so does its success.
 	disabled         bool
 	maxFailures      int32
 	successThreshold int32
@@ -42,7 +43,7 @@ type Breaker struct {
 	rejectedOpen    atomic.Uint64
 	rejectedTooMany atomic.Uint64
 	changes         atomic.Uint64
-	base            atomic.Pointer[Counts] // What had been counted when the phase began; nil is nothing.
+	base            atomic.Pointer[base] // Of the phase; nil is nothing.
 
 	mu        sync.Mutex // Held for every change of phase and for half-open's probes, never while other code is called.
 	waiters   *waiters
@@ -82,7 +83,8 @@ func New(cfg Config) (*Breaker, error) {
 	if cfg.OnStateChange != nil || cfg.OnEvent != nil {
 		b.listeners = &listeners{onStateChange: cfg.OnStateChange, onEvent: cfg.OnEvent, logger: cfg.Logger}
 	}
-	b.simple = b.limit == 0 && b.rates == nil && b.shouldTrip == nil
+	b.simpleIn = b.limit == 0 && cfg.SlowCallDuration == 0
+	b.simpleOut = b.limit == 0 && b.rates == nil && b.shouldTrip == nil
 	b.phase.Store(b.newPhase(Closed))
 	return b, nil
 }
@@ -169,7 +171,7 @@ func (b *Breaker) moveTo(next *phase, cause Cause, openFor time.Duration) {
 	if b.listeners != nil && (changed || prev.forced != next.forced) {
 		b.listeners.queue = append(b.listeners.queue, Event{
 			Name: b.name, At: next.began, From: State(prev.state), To: State(next.state), Cause: cause,
-			Counts: b.counts(prev), OpenFor: openFor,
+			Counts: b.countsNow(prev), OpenFor: openFor,
 		})
 	}
 	if changed {
@@ -179,7 +181,7 @@ func (b *Breaker) moveTo(next *phase, cause Cause, openFor time.Duration) {
 		b.trips = 0
 	}
 	t := b.totals()
-	b.base.Store(&Counts{Calls: t.Calls, Successes: t.Successes, Failures: t.Failures, Ignored: t.Ignored, Slow: t.Slow})
+	b.base.Store(&base{calls: t.Calls, ignored: t.Ignored, ended: ended{t.Successes, t.Failures, t.Slow}})
 	b.turns.Store(0)
 	b.phase.Store(next)
 	b.wakeFirst()

@@ -91,6 +91,12 @@ func compare(t *testing.T, settings, operations []byte) {
 				p := pairs[arg%len(pairs)]
 				p.permit.DoneAs(breaker.Success, nil)
 				ref.done(p.call, breaker.Success, false)
+			case arg >= 10 && arg < 24:
+				executeBoth(t, b, ref, []end{succeeds, succeeds, fails, cancels, panics}[arg%5])
+			case arg >= 24:
+				waitBoth(t, b, ref, []time.Duration{
+					time.Millisecond, 400 * time.Millisecond, 2 * time.Second, time.Minute,
+				}[arg%4], func() bool { return len(events) > len(ref.events) })
 			}
 		}
 		ref.now = time.Since(began)
@@ -108,6 +114,63 @@ func compare(t *testing.T, settings, operations []byte) {
 	}
 	if !reflect.DeepEqual(events, ref.events) {
 		t.Fatalf("events of %+v:\n got %+v\nwant %+v", filled, events, ref.events)
+	}
+}
+
+type end int
+
+const (
+	succeeds end = iota
+	fails
+	cancels
+	panics
+)
+
+func executeBoth(t *testing.T, b *breaker.Breaker, ref *reference, how end) {
+	t.Helper()
+	answer := []error{nil, errDown, context.Canceled, nil}[how]
+	call, want := ref.allow()
+	defer func() {
+		if p := recover(); (p != nil) != (how == panics && want == admitted) {
+			t.Fatalf("Execute: recovered %v, want verdict %d of a call that ends by %d", p, want, how)
+		}
+	}()
+	if want == admitted {
+		ref.done(call, []breaker.Outcome{breaker.Success, breaker.Failure, breaker.Ignore, breaker.Failure}[how], false)
+		if how == panics {
+			ref.totals.Panics++
+		}
+	}
+	err := b.Execute(t.Context(), func(context.Context) error {
+		if how == panics {
+			panic("boom")
+		}
+		return answer
+	})
+	if got := verdictOf(err); want != admitted && got != want || want == admitted && !is(err, answer) {
+		t.Fatalf("Execute gave %v, want verdict %d", err, want)
+	}
+}
+
+// waitBoth knows what a wait may come to: when exactly it must be over depends on turns, of which the reference knows
+// only that they last no longer than a second.
+func waitBoth(t *testing.T, b *breaker.Breaker, ref *reference, atMost time.Duration, changed func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), atMost)
+	defer cancel()
+	from, began := ref.now, time.Now()
+	err := b.WaitUntilReady(ctx)
+	ref.now = from + time.Since(began)
+	if changed() {
+		ref.halfOpen()
+	}
+	switch {
+	case err == nil && !ref.ready(ref.now):
+		t.Fatalf("WaitUntilReady after %v: no call would be admitted", time.Since(began))
+	case err == nil:
+		ref.turnEnds = ref.now + time.Second
+	case time.Since(began) != atMost || ref.now > ref.turnEnds && ref.ready(ref.now-1):
+		t.Fatalf("WaitUntilReady after %v of %v: %v, and a call would be admitted", time.Since(began), atMost, err)
 	}
 }
 
@@ -147,8 +210,11 @@ func fuzzConfig(b []byte) (cfg, filled breaker.Config) {
 		ProbeTimeout:       []time.Duration{0, 500 * time.Millisecond}[b[2]/16%2],
 		MaxConcurrentCalls: []int{0, 0, 1, 2, 4}[b[3]%5],
 		FailureRate:        []float64{0, 0.5, 0.3, 1}[b[4]%4],
-		MinCalls:           int(b[4]/4%5) + 1,
 		Window:             []time.Duration{0, time.Second}[b[4]/32%2],
+	}
+	slowRule := b[5]%3 == 0
+	if cfg.FailureRate > 0 || slowRule {
+		cfg.MinCalls = int(b[4]/4%5) + 1
 	}
 	filled = cfg
 	orInt := func(n *int, d int) {
@@ -159,6 +225,7 @@ func fuzzConfig(b []byte) (cfg, filled breaker.Config) {
 	orInt(&filled.MaxFailures, 5)
 	orInt(&filled.SuccessThreshold, 2)
 	orInt(&filled.MaxProbes, 1)
+	orInt(&filled.MinCalls, 20)
 	if filled.Timeout == 0 {
 		filled.Timeout = time.Minute
 	}
@@ -171,7 +238,7 @@ func fuzzConfig(b []byte) (cfg, filled breaker.Config) {
 		filled.ProbeTimeout = filled.Timeout
 	}
 	filled.SlowMinCalls = filled.MinCalls
-	if b[5]%3 == 0 {
+	if slowRule {
 		cfg.SlowCallDuration = 100 * time.Millisecond
 		cfg.SlowCallRate = []float64{0, 1, 0.25}[b[5]/4%3]
 		cfg.SlowMinCalls = int(b[5] / 16 % 4)

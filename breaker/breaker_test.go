@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -149,6 +150,52 @@ func TestOpenTimeGrowsAndFallsBack(t *testing.T) {
 			run(t, b, 1, succeed)
 			wantState(t, b, breaker.Closed)
 		}
+	})
+}
+
+func TestLongTimesDoNotOverflow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := steady(t, func(c *breaker.Config) { c.ProbeTimeout = math.MaxInt64 })
+		run(t, b, 1, fail)
+		time.Sleep(time.Second)
+		allow(t, b).Done(context.Canceled)
+		time.Sleep(time.Hour)
+		probe := allow(t, b)
+		wantRejected(t, b)
+		probe.Done(errDown) // In time, so that it counts.
+		wantState(t, b, breaker.Open)
+
+		b = steady(t, func(c *breaker.Config) { c.Timeout, c.MaxTimeout = math.MaxInt64-1, math.MaxInt64 })
+		run(t, b, 1, fail)
+		_, err := b.Allow()
+		if open, ok := errors.AsType[*breaker.OpenError](err); !ok || open.RetryAfter < 1e6*time.Hour/2 {
+			t.Fatalf("%v, want to be told of a long time", err)
+		}
+		if got := b.Stats().TimeUntilHalfOpen; got < 1e6*time.Hour/2 {
+			t.Fatalf("open for %v, want a long time", got)
+		}
+	})
+}
+
+// TestSlowSuccessClosesTheCircuit has calls that take longer than ProbeTimeout: it gives up their slot, not their word.
+func TestSlowSuccessClosesTheCircuit(t *testing.T) {
+	slowly := func(context.Context) error { time.Sleep(3 * time.Second); return nil }
+	for _, threshold := range []int{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			b := steady(t, func(c *breaker.Config) { c.SuccessThreshold = threshold })
+			run(t, b, 1, fail)
+			time.Sleep(time.Second)
+			run(t, b, threshold, slowly)
+			wantState(t, b, breaker.Closed)
+			checkConserved(t, b)
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		b := steady(t, func(c *breaker.Config) { c.SlowCallDuration = 2 * time.Second })
+		run(t, b, 1, fail)
+		time.Sleep(time.Second)
+		run(t, b, 1, slowly) // Slow by the rule: that proves nothing.
+		wantState(t, b, breaker.HalfOpen)
 	})
 }
 
@@ -389,6 +436,34 @@ func TestUserCodeThatPanicsWhileCounting(t *testing.T) {
 			t.Errorf("%s: %+v", name, s)
 		}
 		checkConserved(t, b)
+	}
+}
+
+// timeoutless is an error whose method Timeout panics while it is nil.
+type timeoutless struct{ timeout bool }
+
+func (e *timeoutless) Error() string { return "no answer" }
+func (e *timeoutless) Timeout() bool { return e.timeout }
+
+func TestErrorThatPanicsLeaksNoCall(t *testing.T) {
+	b := mustNew(t, breaker.Config{MaxConcurrentCalls: 1})
+	var err *timeoutless
+	for kind, call := range map[string]func(){
+		"Execute": func() { _ = b.Execute(t.Context(), func(context.Context) error { return err }) },
+		"Done":    func() { allow(t, b).Done(err) },
+		"DoneAs":  func() { allow(t, b).DoneAs(breaker.Failure, err) },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: the panic did not pass on", kind)
+				}
+			}()
+			call()
+		}()
+	}
+	if s := b.Stats(); s.RunningCalls != 0 || s.Totals.Failures != 3 || b.Execute(t.Context(), succeed) != nil {
+		t.Errorf("%+v, want 3 failures and room for a call", s)
 	}
 }
 

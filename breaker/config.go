@@ -10,7 +10,8 @@ import (
 )
 
 // Config says when a breaker opens, for how long, and what closes it again. The zero value is a good default: it opens
-// after 5 failures in a row, for 60 s, and closes after 2 successful probes, one at a time.
+// after 5 failures in a row, for 60 s, and closes after 2 successful probes, one at a time. A Timeout, MaxTimeout or
+// ProbeTimeout of more than 100 years counts as 100 years.
 type Config struct {
 	// Name is used in errors, events and metrics. It may be empty.
 	Name string
@@ -39,22 +40,25 @@ type Config struct {
 	// MaxProbes is how many calls may probe at once. 0 means 1.
 	MaxProbes int
 
-	// ProbeTimeout is after how long a probe that has not reported is given up: its slot is free again, and what it
-	// reports later does nothing. The call itself is not ended. 0 means Timeout.
+	// ProbeTimeout is after how long a probe that has not reported is given up: another may take its slot. The call
+	// itself is not ended, and keeps its place among MaxConcurrentCalls until it reports. A success that it reports after
+	// all counts as long as the same half-open state lasts; anything else does nothing. 0 means Timeout.
 	ProbeTimeout time.Duration
 
-	// MaxConcurrentCalls is how many calls may run at once, in any state. 0 and -1 mean no limit.
+	// MaxConcurrentCalls is how many calls may run at once, in any state. A call keeps its place until it reports: a
+	// Permit that never does takes one for good, Reset or not. 0 and -1 mean no limit.
 	MaxConcurrentCalls int
 
-	// Window is the length of the sliding window of the two rates below, kept in ten slices. 0 means 10 s. With no rate
-	// set it is kept only when it is set itself, for ShouldTrip to read.
+	// Window is the length of the sliding window of the two rates below, kept in ten slices; at least 1 ms. 0 means 10 s.
+	// With no rate set it is kept only when it is set itself, for ShouldTrip to read.
 	Window time.Duration
 
 	// FailureRate opens the circuit when that share of the calls in the window failed, in (0, 1]. It is judged with
 	// every outcome that counts. 0 means that this rule is off.
 	FailureRate float64
 
-	// MinCalls is how many calls the window must hold before FailureRate is judged. 0 means 20.
+	// MinCalls is how many calls the window must hold before FailureRate is judged. 0 means 20. It is refused when neither
+	// rate is on.
 	MinCalls int
 
 	// SlowCallDuration is from when on a call, failed or not, is slow. 0 means that the slow-call rule is off. With it
@@ -78,7 +82,8 @@ type Config struct {
 
 	// OnStateChange and OnEvent are told of changes in the order in which they happened, one at a time, never under a
 	// lock, by the goroutine whose call made the change or by one that was already telling. They may call the breaker.
-	// A panic in them is logged and goes no further. They hold up the call that tells: be quick.
+	// A panic in them is logged and goes no further. They hold up the call that tells: be quick. What changes meanwhile
+	// is kept in memory until they come back, about two events for each open time.
 	OnStateChange func(name string, from, to State)
 	OnEvent       func(Event)
 
@@ -108,7 +113,7 @@ func (c Config) Validate() error {
 	count("MaxProbes", c.MaxProbes)
 	duration("ProbeTimeout", c.ProbeTimeout)
 	countOrOff("MaxConcurrentCalls", c.MaxConcurrentCalls)
-	fault(c.Window == 0 || c.Window >= windowSlices, "Window", fmt.Sprintf("at least %dns, or 0", windowSlices), c.Window)
+	fault(c.Window == 0 || c.Window >= time.Millisecond, "Window", "at least 1ms, or 0", c.Window)
 	rate("FailureRate", c.FailureRate)
 	count("MinCalls", c.MinCalls)
 	duration("SlowCallDuration", c.SlowCallDuration)
@@ -117,20 +122,24 @@ func (c Config) Validate() error {
 	if c.SlowCallDuration == 0 {
 		fault(c.SlowCallRate == 0, "SlowCallRate", "0 without SlowCallDuration", c.SlowCallRate)
 		fault(c.SlowMinCalls == 0, "SlowMinCalls", "0 without SlowCallDuration", c.SlowMinCalls)
+		fault(c.FailureRate != 0 || c.MinCalls <= 0, "MinCalls", "0 without FailureRate or SlowCallDuration", c.MinCalls)
 	}
 	return errors.Join(errs...)
 }
 
-const defaultTimeout = 60 * time.Second
+const (
+	defaultTimeout = 60 * time.Second
+	longest        = 100 * 365 * 24 * time.Hour // Longer times count as this, so that they can be added to the clock.
+)
 
 func (c Config) withDefaults() Config {
 	c.MaxFailures = cmp.Or(c.MaxFailures, 5)
-	c.Timeout = cmp.Or(c.Timeout, defaultTimeout)
-	c.MaxTimeout = cmp.Or(c.MaxTimeout, c.Timeout)
+	c.Timeout = min(cmp.Or(c.Timeout, defaultTimeout), longest)
+	c.MaxTimeout = min(cmp.Or(c.MaxTimeout, c.Timeout), longest)
 	c.Jitter = max(cmp.Or(c.Jitter, 0.1), 0)
 	c.SuccessThreshold = cmp.Or(c.SuccessThreshold, 2)
 	c.MaxProbes = cmp.Or(c.MaxProbes, 1)
-	c.ProbeTimeout = cmp.Or(c.ProbeTimeout, c.Timeout)
+	c.ProbeTimeout = min(cmp.Or(c.ProbeTimeout, c.Timeout), longest)
 	if c.FailureRate > 0 || c.SlowCallDuration > 0 {
 		c.Window = cmp.Or(c.Window, 10*time.Second)
 	}

@@ -17,7 +17,7 @@ const (
 	CauseSlowCallRate                         // Config.SlowCallRate was reached.
 	CauseShouldTrip                           // Config.ShouldTrip said so.
 	CauseTrip                                 // A call's outcome was Trip.
-	CauseTimeout                              // The open time is over and somebody called: half-open.
+	CauseTimeout                              // The open time is over and somebody called, or waits to: half-open.
 	CauseProbeFailed                          // A probe failed, or was slow: open again.
 	CauseRecovered                            // Config.SuccessThreshold probes succeeded: closed.
 	CauseForced                               // ForceOpen was called.

@@ -2,6 +2,7 @@ package breaker_test
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"runtime"
 	"slices"
@@ -84,6 +85,53 @@ func TestListenerThatExitsSilencesNobody(t *testing.T) {
 	}
 	checkConserved(t, b)
 }
+
+// TestListenerThatEndsItsGoroutineLeaksNoCall ends each goroutine that tells of a change: one after its call, one before.
+func TestListenerThatEndsItsGoroutineLeaksNoCall(t *testing.T) {
+	for name, change := range map[string]func(*breaker.Config){
+		"Goexit": func(c *breaker.Config) {
+			c.OnEvent = func(breaker.Event) { runtime.Goexit() }
+		},
+		"a logger that panics": func(c *breaker.Config) {
+			c.OnEvent = func(breaker.Event) { panic("listener") }
+			c.Logger = slog.New(panickingHandler{})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := steady(t, change, func(c *breaker.Config) { c.MaxConcurrentCalls = 1 })
+				made := 0
+				execute := func(answer error) {
+					done := make(chan struct{})
+					go func() {
+						defer close(done)
+						defer func() { _ = recover() }()
+						_ = b.Execute(t.Context(), func(context.Context) error { made++; return answer })
+					}()
+					<-done
+				}
+				execute(errDown)
+				wantState(t, b, breaker.Open)
+				time.Sleep(time.Second)
+				execute(nil) // Ends as it tells of half-open, before the call.
+				if s := b.Stats(); s.State != breaker.HalfOpen || s.RunningCalls != 0 || s.Totals.Ignored != 1 || made != 1 {
+					t.Fatalf("%d calls were made, want 1: %+v", made, s)
+				}
+				execute(nil) // Ends as it tells of closed.
+				wantState(t, b, breaker.Closed)
+				execute(nil)
+				if s := b.Stats(); made != 3 || s.RunningCalls != 0 {
+					t.Fatalf("%d calls were made, want 3: %+v", made, s)
+				}
+			})
+		})
+	}
+}
+
+type panickingHandler struct{ slog.Handler }
+
+func (panickingHandler) Enabled(context.Context, slog.Level) bool  { return true }
+func (panickingHandler) Handle(context.Context, slog.Record) error { panic("handler") }
 
 func TestNames(t *testing.T) {
 	if got := []string{breaker.Closed.String(), breaker.Open.String(), breaker.HalfOpen.String(), breaker.State(9).String()}; !slices.Equal(got, []string{"closed", "open", "half-open", "State(9)"}) {

@@ -2,13 +2,14 @@ package breaker_test
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/holdfast-io/holdfast/breaker"
 )
+
+var errNoPrice = errors.New("no price")
 
 func Example() {
 	b, err := breaker.New(breaker.Config{Name: "orders-db", MaxFailures: 2, Jitter: -1})
@@ -29,45 +30,35 @@ func Example() {
 	// not called: true
 }
 
-// A database pool behind a breaker: one slow database must not tie up every caller, and a row that is not there is no
-// failure of the database.
+// A call with a result. A row that is not there is an answer like any other, no failure of the database.
 func ExampleExecuteValue() {
-	pool, err := breaker.New(breaker.Config{
-		Name:               "users-db",
-		FailureRate:        0.5,
-		SlowCallDuration:   2 * time.Second,
-		MaxConcurrentCalls: 50,
-		Classify: func(err error) breaker.Outcome {
-			if errors.Is(err, sql.ErrNoRows) {
-				return breaker.Success
-			}
-			return breaker.DefaultClassify(err)
-		},
-	})
+	b, err := breaker.New(breaker.Config{Name: "prices", Classify: func(err error) breaker.Outcome {
+		if errors.Is(err, errNoPrice) {
+			return breaker.Success
+		}
+		return breaker.DefaultClassify(err)
+	}})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	queryName := func(ctx context.Context, id int) (string, error) {
-		if id == 1 {
-			return "Ada", nil // Here a program would ask its *sql.DB.
-		}
-		return "", sql.ErrNoRows
-	}
-	for id := 1; id <= 2; id++ {
-		name, err := breaker.ExecuteValue(context.Background(), pool, func(ctx context.Context) (string, error) {
-			return queryName(ctx, id)
+	for _, item := range []string{"tea", "unicorn"} {
+		price, err := breaker.ExecuteValue(context.Background(), b, func(context.Context) (int, error) {
+			if item == "tea" {
+				return 3, nil
+			}
+			return 0, errNoPrice
 		})
-		fmt.Printf("%q %v\n", name, err)
+		fmt.Println(price, err)
 	}
-	fmt.Println("failures:", pool.Stats().Totals.Failures)
+	fmt.Println("failures:", b.Stats().Totals.Failures)
 	// Output:
-	// "Ada" <nil>
-	// "" sql: no rows in result set
+	// 3 <nil>
+	// 0 no price
 	// failures: 0
 }
 
-// A queue's consumer that sends a message to the dead-letter queue when its handler fails or its circuit is open.
+// A fallback settles what could not be done: here it keeps the message for later, whether the call failed or was not made.
 func ExampleBreaker_ExecuteWithFallback() {
 	b, err := breaker.New(breaker.Config{Name: "payments", MaxFailures: 1, Jitter: -1})
 	if err != nil {

@@ -24,21 +24,14 @@ func (b *Breaker) Execute(ctx context.Context, fn func(context.Context) error) e
 	if err != nil {
 		return err
 	}
-	settled := false
-	defer func() {
-		if !settled { // No recover: the panic keeps its stack, and Goexit comes here as well.
-			b.settle(c, Failure, flags{panicked: true})
-		}
-	}()
-	if err = fn(ctx); err == nil {
-		settled = true
-		b.settle(c, Success, flags{})
-		return nil
+	o, f := Failure, flags{panicked: true} // As in conclude, which would cost another call.
+	defer func() { b.settle(c, o, f) }()
+	if err = fn(ctx); err != nil {
+		o, f = b.judgeIn(ctx, err)
+		return err
 	}
-	o := b.classify(ctx, err)
-	settled = true
-	b.settle(c, o, flags{timeout: isTimeout(err) || ctx.Err() != nil})
-	return err
+	o, f = Success, flags{}
+	return nil
 }
 
 // ExecuteWithFallback is Execute, and calls fallback with whatever error that returns, rejections included. It does not

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -29,7 +30,7 @@ func TestPitfall20HotPathTakesNoLock(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"default": {Timeout: time.Hour},
 		"all rules": {
-			Timeout: time.Hour, FailureRate: 0.9, SlowCallDuration: time.Hour, MaxConcurrentCalls: 10,
+			Timeout: time.Hour, FailureRate: 0.9, Window: time.Hour, SlowCallDuration: time.Hour, MaxConcurrentCalls: 10,
 			ShouldTrip: func(Counts) bool { return false },
 		},
 	} {
@@ -71,59 +72,51 @@ func canceled(ctx context.Context) context.Context {
 }
 
 func TestPitfall22CountersDoNotWrap(t *testing.T) {
-	b := newBreaker(t, Config{MaxFailures: -1, FailureRate: 1})
-	ph := b.phase.Load()
-	ph.streak.Store(math.MaxInt32)
+	b := newBreaker(t, Config{MaxFailures: -1, Window: time.Hour})
+	b.phase.Load().streak.Store(math.MaxInt32)
 	for range 3 {
 		_ = b.Execute(t.Context(), func(context.Context) error { return errors.New("down") })
 	}
 	if got := b.Stats().Counts.ConsecutiveFailures; got != math.MaxInt32 {
 		t.Fatalf("the streak is %d, want it to stay full", got)
 	}
-	full := uint64(math.MaxUint32)
-	ph.window.slices[0].calls.Store(full)
-	ph.window.record(0, false, false)
-	if got := ph.window.slices[0].calls.Load(); got != full {
-		t.Fatalf("the slice is %#x, want it to stay full", got)
-	}
 	b.failures.Store(math.MaxUint32)
 	_ = b.Execute(t.Context(), func(context.Context) error { return errors.New("down") })
-	if got := b.Stats().Totals.Failures; got != math.MaxUint32+1 {
-		t.Fatalf("failures are %d, want more than 32 bits", got)
+	if got := b.Stats(); got.Totals.Failures != math.MaxUint32+1 || got.Counts.WindowFailures != math.MaxUint32+1 {
+		t.Fatalf("failures are %d, %d in the window, want more than 32 bits", got.Totals.Failures, got.Counts.WindowFailures)
 	}
 }
 
+// TestPitfall24NoUpdateIsLost has all goroutines meet at each turn of the slices.
 func TestPitfall24NoUpdateIsLost(t *testing.T) {
-	const goroutines, rounds = 4, 5000
-	w := newWindow(10 * time.Second)
-	var arrived [rounds]atomic.Int32
-	var wg sync.WaitGroup
-	for g := range goroutines {
-		wg.Go(func() {
-			for i := range rounds {
-				// All meet at each turn of the slices.
-				for arrived[i].Add(1); arrived[i].Load() < goroutines; {
-					runtime.Gosched()
+	const goroutines, rounds = 4, 2000
+	synctest.Test(t, func(t *testing.T) {
+		b := newBreaker(t, Config{MaxFailures: -1, Window: 10 * time.Second})
+		var wg sync.WaitGroup
+		for g := range goroutines {
+			wg.Go(func() {
+				for range rounds {
+					time.Sleep(time.Second)
+					for range 2 {
+						p, err := b.Allow()
+						if err != nil {
+							t.Error(err)
+						}
+						p.DoneAs(Outcome(g%2), nil) // Success, Failure.
+					}
 				}
-				w.record(time.Duration(i)*time.Second, g%2 == 0, g%4 == 0)
-				w.record(time.Duration(i)*time.Second, g%2 == 0, g%4 == 0)
-				if i%windowSlices != windowSlices-1 {
-					continue
-				}
-				for arrived[i].Add(1); arrived[i].Load() < 2*goroutines; {
-					runtime.Gosched()
-				}
-				calls, failures, slow := w.sum(time.Duration(i) * time.Second)
-				if want := uint64(2 * goroutines * windowSlices); calls != want || failures != want/2 || slow != want/4 {
-					t.Errorf("%d calls, %d failures, %d slow; want %d and a half and a quarter of it", calls, failures, slow, want)
-				}
-				for arrived[i].Add(1); arrived[i].Load() < 3*goroutines; {
-					runtime.Gosched()
-				}
+			})
+		}
+		time.Sleep(time.Second / 2)
+		for i := range rounds {
+			time.Sleep(time.Second)
+			got, want := b.Stats().Counts, uint64(2*goroutines*min(i+1, windowSlices))
+			if got.WindowCalls != want || got.WindowFailures != want/2 {
+				t.Fatalf("second %d: %d calls, %d failures; want %d and half of it", i, got.WindowCalls, got.WindowFailures, want)
 			}
-		})
-	}
-	wg.Wait()
+		}
+		wg.Wait()
+	})
 }
 
 // TestGroupLooksAgain holds the group's lock until all wait for it, so that all miss at once and each comes to make one.
@@ -157,23 +150,30 @@ func TestGroupLooksAgain(t *testing.T) {
 
 func TestWindowSlides(t *testing.T) {
 	w := newWindow(10 * time.Second)
-	w.record(0, true, false)
-	w.record(999*time.Millisecond, false, true)
-	w.record(5*time.Second, true, true)
+	var counts ended
 	for _, tt := range []struct {
-		at                    time.Duration
-		calls, failures, slow uint64
+		at   time.Duration
+		more ended // Ends then.
+		want ended // Is in the window, with it.
 	}{
-		{5 * time.Second, 3, 2, 2},
-		{10*time.Second - 1, 3, 2, 2},
-		{10 * time.Second, 1, 1, 1},
-		{15*time.Second - 1, 1, 1, 1},
-		{15 * time.Second, 0, 0, 0},
-		{1000 * time.Hour, 0, 0, 0},
+		{0, ended{failures: 1}, ended{failures: 1}},
+		{999 * time.Millisecond, ended{successes: 1, slow: 1}, ended{1, 1, 1}},
+		{5 * time.Second, ended{failures: 1, slow: 1}, ended{1, 2, 2}},
+		{10*time.Second - 1, ended{}, ended{1, 2, 2}},
+		{10 * time.Second, ended{}, ended{0, 1, 1}},
+		{15*time.Second - 1, ended{successes: 3}, ended{3, 1, 1}},
+		{15 * time.Second, ended{}, ended{3, 0, 0}},
+		{24*time.Second - 1, ended{}, ended{3, 0, 0}},
+		{24 * time.Second, ended{}, ended{}},
+		{1000 * time.Hour, ended{successes: 1}, ended{1, 0, 0}},
+		{999 * time.Hour, ended{failures: 1}, ended{1, 1, 0}}, // Overtaken: it lands in the newer slice, and undoes nothing.
+		{1000*time.Hour + 9*time.Second, ended{}, ended{1, 1, 0}},
+		{1000*time.Hour + 10*time.Second, ended{}, ended{}},
 	} {
-		calls, failures, slow := w.sum(tt.at)
-		if calls != tt.calls || failures != tt.failures || slow != tt.slow {
-			t.Errorf("at %v: %d calls, %d failures, %d slow; want %+v", tt.at, calls, failures, slow, tt)
+		w.turn(tt.at, counts)
+		counts = ended{counts.successes + tt.more.successes, counts.failures + tt.more.failures, counts.slow + tt.more.slow}
+		if got := counts.since(w.view.Load().start); got != tt.want {
+			t.Errorf("at %v: %+v in the window, want %+v", tt.at, got, tt.want)
 		}
 	}
 }

@@ -43,30 +43,38 @@ func DefaultClassify(err error) Outcome {
 	return Failure
 }
 
-// classify looks at the context first: drivers turn a cancellation into a string, and with a cause it is not even
-// context.Canceled.
-func (b *Breaker) classify(ctx context.Context, err error) Outcome {
-	switch {
-	case err == nil:
-		return Success
-	case errors.Is(ctx.Err(), context.Canceled):
-		return Ignore
-	}
-	return b.judge(err)
-}
-
-func (b *Breaker) judge(err error) Outcome {
+// judgeIn looks at the context first: drivers turn its end into a string, with a cause it is not even context.Canceled,
+// and some say context.Canceled for a deadline.
+func (b *Breaker) judgeIn(ctx context.Context, err error) (Outcome, flags) {
 	if err == nil {
-		return Success
+		return Success, flags{}
 	}
-	if b.classifier != nil {
-		return b.classifier(err)
+	end := ctx.Err()
+	switch {
+	case errors.Is(end, context.Canceled):
+		return Ignore, flags{}
+	case end != nil && errors.Is(err, context.Canceled):
+		return Failure, flags{timeout: true}
 	}
-	return DefaultClassify(err)
+	o, f := b.judge(err)
+	f.timeout = f.timeout || end != nil
+	return o, f
 }
 
-// isTimeout takes context.DeadlineExceeded, os.ErrDeadlineExceeded and net.Error alike.
-func isTimeout(err error) bool {
+func (b *Breaker) judge(err error) (Outcome, flags) {
+	if err == nil {
+		return Success, flags{}
+	}
+	classify := b.classifier
+	if classify == nil {
+		classify = DefaultClassify
+	}
+	o := classify(err)
+	return o, o.flags(err)
+}
+
+// flags takes context.DeadlineExceeded, os.ErrDeadlineExceeded and net.Error alike for a timeout.
+func (o Outcome) flags(err error) flags {
 	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
+	return flags{timeout: o != Success && o != Ignore && errors.As(err, &t) && t.Timeout()}
 }

@@ -32,15 +32,7 @@ func (b *Breaker) Allow() (Permit, error) {
 // Done reports the call's end. What err means is Config.Classify's to say; nil is a success.
 func (p *Permit) Done(err error) {
 	if p.first() {
-		settled := false
-		defer func() {
-			if !settled { // Classify panicked.
-				p.breaker.settle(p.call, Failure, flags{panicked: true})
-			}
-		}()
-		o := p.breaker.judge(err)
-		settled = true
-		p.breaker.settle(p.call, o, flags{timeout: o != Success && isTimeout(err)})
+		p.breaker.conclude(p.call, func() (Outcome, flags) { return p.breaker.judge(err) })
 	}
 }
 
@@ -48,7 +40,7 @@ func (p *Permit) Done(err error) {
 // from another failure, and may be nil.
 func (p *Permit) DoneAs(o Outcome, err error) {
 	if p.first() {
-		p.breaker.settle(p.call, o, flags{timeout: o != Success && isTimeout(err)})
+		p.breaker.conclude(p.call, func() (Outcome, flags) { return o, o.flags(err) })
 	}
 }
 

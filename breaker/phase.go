@@ -96,7 +96,7 @@ func (g *gate) shut(limit int) {
 }
 
 // reject gives the error for a call that comes at now. It is kept, and made anew only when the milliseconds have
-// changed, so that a rejection costs no allocation however many there are.
+// changed: rejections allocate at most once a millisecond, however many there are.
 func (g *gate) reject(name string, ph *phase, now time.Duration) *OpenError {
 	var after time.Duration
 	if ph.is(Open) && !ph.forced {

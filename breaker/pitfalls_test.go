@@ -173,6 +173,12 @@ func TestPitfall06CallersCancellationIsIgnored(t *testing.T) {
 			cancel()
 			return ctx, hidden
 		}, breaker.Totals{Calls: 1, Failures: 1, Timeouts: 1, StateChanges: 1}},
+		{"deadline told as a cancellation", func(ctx context.Context) (context.Context, error) {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			<-ctx.Done()
+			cancel()
+			return ctx, fmt.Errorf("query: %w", context.Canceled)
+		}, breaker.Totals{Calls: 1, Failures: 1, Timeouts: 1, StateChanges: 1}},
 		{"deadline further in", func(ctx context.Context) (context.Context, error) {
 			return ctx, fmt.Errorf("query: %w", context.DeadlineExceeded)
 		}, breaker.Totals{Calls: 1, Failures: 1, Timeouts: 1, StateChanges: 1}},

@@ -22,6 +22,8 @@ type reference struct {
 	ended  []*refCall // In the order in which they ended.
 	totals breaker.Totals
 	events []breaker.Event
+
+	turnEnds time.Duration // Until then a wait may have to leave room for the one before it.
 }
 
 type refCall struct {
@@ -60,12 +62,22 @@ func (r *reference) allow() (*refCall, verdict) {
 		return nil, rejectedTooMany
 	}
 	if r.state == breaker.Open {
-		r.enter(breaker.HalfOpen, false, breaker.CauseTimeout)
+		r.halfOpen()
 	}
 	c := &refCall{epoch: r.epoch, began: r.now, running: true, halfOpen: r.state == breaker.HalfOpen}
 	r.calls = append(r.calls, c)
 	r.totals.Calls++
 	return c, admitted
+}
+
+func (r *reference) halfOpen() { r.enter(breaker.HalfOpen, false, breaker.CauseTimeout) }
+
+// ready says whether a call would be admitted at a time at which the states are what they are now.
+func (r *reference) ready(at time.Duration) bool {
+	then := *r
+	then.now = at
+	free := then.visible() == breaker.Closed || then.visible() == breaker.HalfOpen && then.probesOut() < then.cfg.MaxProbes
+	return free && (then.cfg.MaxConcurrentCalls == 0 || then.running() < then.cfg.MaxConcurrentCalls)
 }
 
 func (r *reference) done(c *refCall, o breaker.Outcome, timeout bool) {
@@ -75,7 +87,8 @@ func (r *reference) done(c *refCall, o breaker.Outcome, timeout bool) {
 	c.running, c.ended, c.outcome = false, r.now, o
 	r.ended = append(r.ended, c)
 	c.slow = r.cfg.SlowCallDuration > 0 && o != breaker.Ignore && c.ended-c.began >= r.cfg.SlowCallDuration
-	c.counted = c.epoch == r.epoch && (!c.halfOpen || r.now < c.began+r.cfg.ProbeTimeout)
+	inTime := !c.halfOpen || r.now < c.began+r.cfg.ProbeTimeout
+	c.counted = c.epoch == r.epoch && (inTime || o == breaker.Success && !c.slow)
 	switch o {
 	case breaker.Success:
 		r.totals.Successes++

@@ -2,10 +2,19 @@ package breaker
 
 import "time"
 
+// conclude settles a call by what judge says, which runs code of the program's: the call itself, Config.Classify, an
+// error's methods. When that panics or ends the goroutine, the call has failed; without a recover, so that a panic keeps
+// its stack.
+func (b *Breaker) conclude(c call, judge func() (Outcome, flags)) {
+	o, f := Failure, flags{panicked: true}
+	defer func() { b.settle(c, o, f) }()
+	o, f = judge()
+}
+
 // settle counts an admitted call's outcome, and opens or closes the circuit by it.
 func (b *Breaker) settle(c call, o Outcome, f flags) {
 	ph := c.phase
-	if o != Success || !b.simple || !ph.is(Closed) || b.phase.Load() != ph {
+	if o != Success || !b.simpleOut || !ph.is(Closed) || b.phase.Load() != ph {
 		b.settleByRules(c, o, f)
 		return
 	}
@@ -21,6 +30,9 @@ func (b *Breaker) settleByRules(c call, o Outcome, f flags) {
 	if b.rates != nil || ph.is(HalfOpen) {
 		now = ph.now()
 	}
+	if b.limit > 0 {
+		b.leave() // Before all else, because a listener may end the goroutine.
+	}
 	f.slow = b.rates != nil && b.rates.slowDuration > 0 && o != Ignore && now-c.started >= b.rates.slowDuration
 	switch {
 	case ph.is(HalfOpen):
@@ -30,20 +42,30 @@ func (b *Breaker) settleByRules(c call, o Outcome, f flags) {
 		b.tallyLate(o, f)
 		b.mu.Unlock()
 	default:
+		b.turnWindow(ph, now)
 		b.tally(o, f)
 	}
-	if b.limit > 0 {
-		b.leave()
-	}
 	if ph.is(Closed) && o != Ignore && b.phase.Load() == ph {
-		if cause, ok := b.mustTrip(ph, o, f.slow, now); ok {
+		if cause, ok := b.mustTrip(ph, o); ok {
 			b.trip(ph, cause)
 		}
 	}
 }
 
+// turnWindow takes the lock for the first outcome in a slice.
+func (b *Breaker) turnWindow(ph *phase, now time.Duration) {
+	if ph.window == nil || now < ph.window.view.Load().until {
+		return
+	}
+	b.mu.Lock()
+	if b.phase.Load() == ph {
+		ph.window.turn(now, b.ended())
+	}
+	b.mu.Unlock()
+}
+
 // mustTrip notes the outcome of a closed phase and asks every rule.
-func (b *Breaker) mustTrip(ph *phase, o Outcome, slow bool, now time.Duration) (Cause, bool) {
+func (b *Breaker) mustTrip(ph *phase, o Outcome) (Cause, bool) {
 	failed := o != Success
 	if failed {
 		if ph.streak.Add(1) < 0 {
@@ -52,9 +74,6 @@ func (b *Breaker) mustTrip(ph *phase, o Outcome, slow bool, now time.Duration) (
 	} else if ph.streak.Load() != 0 {
 		ph.streak.Store(0)
 	}
-	if ph.window != nil {
-		ph.window.record(now, failed, slow)
-	}
 	if o == Trip {
 		return CauseTrip, true
 	}
@@ -62,7 +81,7 @@ func (b *Breaker) mustTrip(ph *phase, o Outcome, slow bool, now time.Duration) (
 		return CauseConsecutiveFailures, true
 	}
 	if ph.window != nil {
-		if cause, ok := b.rates.exceeded(ph.window, now); ok {
+		if cause, ok := b.rates.exceeded(b.ended().since(ph.window.view.Load().start)); ok {
 			return cause, true
 		}
 	}
@@ -82,12 +101,15 @@ func (b *Breaker) trip(ph *phase, cause Cause) {
 func (b *Breaker) settleProbe(c call, o Outcome, f flags, now time.Duration) {
 	ph := c.phase
 	b.mu.Lock()
+	good := o == Success && !f.slow
 	switch {
-	case b.phase.Load() != ph || !ph.gate.giveBack(c.probe, now, int(b.maxProbes)):
+	case b.phase.Load() != ph:
+		b.tallyLate(o, f)
+	case !ph.gate.giveBack(c.probe, now, int(b.maxProbes)) && !good: // A success proves as much when it comes late.
 		b.tallyLate(o, f)
 	case o == Ignore:
 		b.tally(o, f)
-	case o == Success && !f.slow:
+	case good:
 		b.tally(o, f)
 		ph.gate.successes++
 		if ph.gate.successes >= b.successThreshold {

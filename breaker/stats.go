@@ -39,9 +39,11 @@ type Stats struct {
 	Name   string
 	State  State
 	Forced bool // By ForceOpen.
-	Since  time.Time
 	Counts Counts
 	Totals Totals
+
+	// Since is when State began. Of a half-open circuit that nobody has called yet it is when the circuit opened.
+	Since time.Time
 
 	// RunningCalls are the calls that were admitted and have not reported.
 	RunningCalls int
@@ -61,7 +63,7 @@ func (b *Breaker) Stats() Stats {
 	ph := b.phase.Load()
 	s := Stats{
 		Name: b.name, State: ph.visible(), Forced: ph.forced, Since: ph.began,
-		Counts: b.counts(ph), Totals: b.totals(),
+		Counts: b.countsNow(ph), Totals: b.totals(),
 	}
 	s.RunningCalls = int(s.Totals.Calls - s.Totals.Successes - s.Totals.Failures - s.Totals.Ignored)
 	if s.State == Open && !s.Forced {
@@ -87,26 +89,52 @@ func (b *Breaker) totals() Totals {
 	return t
 }
 
-// counts reads the base first, so that no total is below it.
-func (b *Breaker) counts(ph *phase) Counts {
-	var base Counts
+// base is what had been counted when a phase began.
+type base struct {
+	calls, ignored uint64
+	ended
+}
+
+// ended are the outcomes of the phase. The base is read first, so that no total is below it; the slow calls before the
+// others, of which they are some.
+func (b *Breaker) ended() ended {
+	var before ended
 	if p := b.base.Load(); p != nil {
-		base = *p
+		before = p.ended
 	}
-	t := b.totals()
+	slow, failures := b.slow.Load(), b.failures.Load()
+	return ended{successes: b.successes.Load(), failures: failures, slow: slow}.since(before)
+}
+
+// counts reads the base first, as ended does. The window is as the last turn left it.
+func (b *Breaker) counts(ph *phase) Counts {
+	var before base
+	if p := b.base.Load(); p != nil {
+		before = *p
+	}
+	e := b.ended()
 	c := Counts{
-		Calls:     t.Calls - base.Calls,
-		Successes: t.Successes - base.Successes,
-		Failures:  t.Failures - base.Failures,
-		Ignored:   t.Ignored - base.Ignored,
-		Slow:      t.Slow - base.Slow,
+		Successes: e.successes,
+		Failures:  e.failures,
+		Ignored:   b.ignored.Load() - before.ignored,
+		Slow:      e.slow,
 
 		ConsecutiveFailures: uint64(ph.streak.Load()),
 	}
+	c.Calls = b.calls.Load() - before.calls
 	if ph.window != nil {
-		c.WindowCalls, c.WindowFailures, c.WindowSlow = ph.window.sum(ph.now())
+		in := e.since(ph.window.view.Load().start)
+		c.WindowCalls, c.WindowFailures, c.WindowSlow = in.calls(), in.failures, in.slow
 	}
 	return c
+}
+
+// countsNow are the counts with the window as it is now. It needs the lock.
+func (b *Breaker) countsNow(ph *phase) Counts {
+	if ph.window != nil {
+		ph.window.turn(ph.now(), b.ended())
+	}
+	return b.counts(ph)
 }
 
 // tally adds one outcome to the totals.
@@ -134,17 +162,17 @@ func (b *Breaker) tally(o Outcome, f flags) {
 // counts.
 func (b *Breaker) tallyLate(o Outcome, f flags) {
 	b.tally(o, f)
-	base := *b.base.Load() // Only the first phase has none, and nothing comes late for the first.
+	late := *b.base.Load() // Only the first phase has none, and nothing comes late for the first.
 	switch o {
 	case Success:
-		base.Successes++
+		late.successes++
 	case Ignore:
-		base.Ignored++
+		late.ignored++
 	default:
-		base.Failures++
+		late.failures++
 	}
 	if f.slow {
-		base.Slow++
+		late.slow++
 	}
-	b.base.Store(&base)
+	b.base.Store(&late)
 }

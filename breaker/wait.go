@@ -6,20 +6,23 @@ import (
 	"time"
 )
 
-// turnLength is how long a waiter who was told to go on keeps the others waiting without calling.
+// turnLength is how long waiters who were told to go on keep the others waiting without calling.
 const turnLength = time.Second
 
 // waiters are served in the order they came. Only the first one has a timer and is woken by changes; it wakes the next
 // one when it leaves. The breaker's lock guards them.
 type waiters struct {
 	queue    list.List // Of chan struct{}, with room for one.
-	turnEnds time.Time
+	turnEnds time.Time // From when on the turns that were given and not taken are lost.
 }
 
 // WaitUntilReady returns nil when a call made now would be admitted, and ctx's error when that ends first. It does not
 // reserve anything: another call may come first. Those who wait go on one by one as there is room: half-open as many
-// as there are free probes, the others when these have reported. A waiter that does not call within a second loses its
-// turn. A circuit that was forced open is waited for until Reset. A nil or disabled breaker is always ready.
+// as there are free probes, the others when these have reported. A circuit that was forced open is waited for until
+// Reset. A nil or disabled breaker is always ready.
+//
+// Call soon after it returned nil. Half-open, and with MaxConcurrentCalls, each nil is a turn that the others leave room
+// for; when no call comes of it, they wait up to a second before it is lost. A look at State costs nobody a turn.
 func (b *Breaker) WaitUntilReady(ctx context.Context) error {
 	if ctx == nil {
 		return errNoCall
@@ -30,40 +33,48 @@ func (b *Breaker) WaitUntilReady(ctx context.Context) error {
 	if b.limit == 0 && b.phase.Load().is(Closed) {
 		return nil
 	}
+	self, wake := b.queueUp()
+	defer b.leaveQueue(self) // By defer, because a listener may end the goroutine.
+	for {
+		ready, pause := b.readyFor(self)
+		if ready {
+			return nil
+		}
+		b.listeners.deliver(&b.mu)
+		if err := sleep(ctx, pause, wake); err != nil {
+			return err
+		}
+	}
+}
+
+func (b *Breaker) queueUp() (self *list.Element, wake <-chan struct{}) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.waiters == nil {
 		b.waiters = &waiters{}
 	}
-	wake := make(chan struct{}, 1)
-	self := b.waiters.queue.PushBack(wake)
 	b.waiting.Add(1)
-	err := b.await(ctx, self, wake)
+	c := make(chan struct{}, 1)
+	return b.waiters.queue.PushBack(c), c
+}
+
+func (b *Breaker) leaveQueue(self *list.Element) {
+	b.mu.Lock()
 	b.waiters.queue.Remove(self)
 	b.waiting.Add(-1)
 	b.wakeFirst()
 	b.mu.Unlock()
 	b.listeners.deliver(&b.mu)
-	return err
 }
 
-// await is entered and left with the lock.
-func (b *Breaker) await(ctx context.Context, self *list.Element, wake <-chan struct{}) error {
-	for {
-		pause := forever
-		if b.waiters.queue.Front() == self {
-			var ready bool
-			if ready, pause = b.ready(); ready {
-				return nil
-			}
-		}
-		b.mu.Unlock()
-		b.listeners.deliver(&b.mu)
-		err := sleep(ctx, pause, wake)
-		b.mu.Lock()
-		if err != nil {
-			return err
-		}
+// readyFor is ready for the first in the queue. The others wait until they are that.
+func (b *Breaker) readyFor(self *list.Element) (ok bool, again time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.waiters.queue.Front() != self {
+		return false, forever
 	}
+	return b.ready()
 }
 
 // ready gives a turn if there is room for a call, or says when to look again if nobody wakes the waiter before.
@@ -102,8 +113,9 @@ func (b *Breaker) ready() (ok bool, again time.Duration) {
 	if room <= b.turns.Load() {
 		return false, b.waiters.turnEnds.Sub(now)
 	}
-	b.turns.Add(1)
-	b.waiters.turnEnds = now.Add(turnLength)
+	if b.turns.Add(1) == 1 { // A later turn does not put off the end of an earlier one, which may be lost.
+		b.waiters.turnEnds = now.Add(turnLength)
+	}
 	return true, 0
 }
 

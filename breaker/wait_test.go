@@ -3,6 +3,7 @@ package breaker_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -120,6 +121,81 @@ func TestWaitUntilReadyPassesOnALostTurn(t *testing.T) {
 			if got, want := <-ready, (wake{waiter, time.Duration(waiter+1) * time.Second}); got != want {
 				t.Fatalf("woken %+v, want %+v", got, want)
 			}
+		}
+	})
+}
+
+func TestWaitUntilReadyPassesOnALostTurnWhileOthersGoOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := mustNew(t, breaker.Config{MaxConcurrentCalls: 2})
+		if err := b.WaitUntilReady(t.Context()); err != nil { // And does not call.
+			t.Fatal(err)
+		}
+		var running, most atomic.Int32
+		for range 4 {
+			go func() {
+				for range 10 {
+					if err := b.WaitUntilReady(t.Context()); err != nil {
+						t.Error(err)
+						return
+					}
+					err := b.Execute(t.Context(), func(context.Context) error {
+						n := running.Add(1)
+						for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+						}
+						time.Sleep(600 * time.Millisecond)
+						running.Add(-1)
+						return nil
+					})
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			}()
+		}
+		time.Sleep(time.Second - 1)
+		if got := most.Load(); got != 1 {
+			t.Fatalf("%d calls at once, want 1 beside the turn that may yet be taken", got)
+		}
+		time.Sleep(time.Second)
+		if got := most.Load(); got != 2 {
+			t.Fatalf("%d calls at once, want 2 after the turn was lost", got)
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
+func TestWaitUntilReadyWhenAListenerEndsTheFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b *breaker.Breaker
+		var place *breaker.Permit
+		b = steady(t, func(c *breaker.Config) {
+			c.MaxFailures, c.MaxConcurrentCalls = -1, 1
+			c.ShouldTrip = func(breaker.Counts) bool {
+				place = allow(t, b) // So that the circuit opens with no place free.
+				return true
+			}
+			c.OnStateChange = func(_ string, _, to breaker.State) {
+				if to == breaker.HalfOpen {
+					runtime.Goexit()
+				}
+			}
+		})
+		run(t, b, 1, fail)
+		first := make(chan struct{})
+		go func() {
+			defer close(first)
+			_ = b.WaitUntilReady(t.Context())
+			t.Error("came back, want its goroutine ended")
+		}()
+		<-first
+		var ready atomic.Bool
+		go func() { ready.Store(b.WaitUntilReady(t.Context()) == nil) }()
+		synctest.Wait()
+		place.Done(nil)
+		synctest.Wait()
+		if !ready.Load() {
+			t.Fatal("the second one waits behind one that is gone")
 		}
 	})
 }

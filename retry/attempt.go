@@ -12,9 +12,9 @@ type Result int
 const (
 	Succeeded Result = iota // The last one.
 	Retrying                // It failed; the next one follows after Attempt.Delay.
-	GaveUp                  // It failed, and there will be no other.
+	GaveUp                  // It failed, and there will be no other; also when the context ended while it was made.
 	Rejected                // It was not made: the breaker did not admit it.
-	Canceled                // It was not made: the context ended during the wait.
+	Canceled                // It was not made: the context ended before, during the wait for it or ahead of the first one.
 )
 
 // String is the result in one lower-case word, fit for a label.

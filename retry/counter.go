@@ -18,7 +18,7 @@ type Counts struct {
 	Succeeded uint64 // Calls that succeeded, with the first attempt or a later one.
 	GaveUp    uint64 // Calls that failed with their last attempt.
 	Rejected  uint64 // Calls that the breaker ended.
-	Canceled  uint64 // Calls whose context ended during a wait.
+	Canceled  uint64 // Calls whose context ended ahead of the first attempt or during a wait.
 }
 
 // Observe counts one attempt.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
 )
@@ -25,8 +26,8 @@ type Policy struct {
 	// but one that an error asks for.
 	Delay time.Duration
 
-	// MaxDelay bounds the wait as it grows. It does not bound what holdfast.RetryAfter asks for. 0 means 10 s, or Delay
-	// if that is longer.
+	// MaxDelay bounds the wait as it grows. It does not bound what holdfast.RetryAfter asks for: only the context's
+	// deadline and MaxElapsed do. 0 means 10 s, or Delay if that is longer.
 	MaxDelay time.Duration
 
 	// Multiplier is by how much the wait grows with each attempt. 0 means 2, 1 means that it stays the same.
@@ -87,10 +88,8 @@ func (p Policy) Backoff(n int) time.Duration {
 	}
 	limit := cmp.Or(p.MaxDelay, max(defaultMaxDelay, delay))
 	multiplier := cmp.Or(p.Multiplier, defaultMultiplier)
-	grown := float64(delay) // A float, because the product may be too large for a Duration.
-	for i := 1; i < n && grown < float64(limit) && multiplier > 1; i++ {
-		grown *= multiplier
-	}
+	// A float, because the product may be too large for a Duration.
+	grown := float64(delay) * math.Pow(multiplier, float64(max(n, 1)-1))
 	if grown >= float64(limit) {
 		delay = limit
 	} else {

@@ -25,6 +25,9 @@ func TestBackoff(t *testing.T) {
 		{"slow growth", retry.Policy{Jitter: -1, Multiplier: 1.5, Delay: 200 * ms, MaxDelay: 500 * ms}, map[int]time.Duration{
 			1: 200 * ms, 2: 300 * ms, 3: 450 * ms, 4: 500 * ms,
 		}},
+		{"hardly any growth", retry.Policy{Jitter: -1, Delay: 1, MaxDelay: math.MaxInt64, Multiplier: math.Nextafter(1, 2)}, map[int]time.Duration{
+			2: 1, math.MaxInt: math.MaxInt64, // In one step, not in as many as there are attempts.
+		}},
 		{"long delay raises the limit", retry.Policy{Jitter: -1, Delay: time.Minute}, map[int]time.Duration{
 			1: time.Minute, 2: time.Minute,
 		}},
@@ -104,6 +107,7 @@ func FuzzBackoff(f *testing.F) {
 	f.Add(0, int64(0), int64(0), 0.0, 0.0)
 	f.Add(3, int64(200e6), int64(5e9), 1.5, 0.5)
 	f.Add(1<<40, int64(1), int64(math.MaxInt64), 1.0000001, 1.0)
+	f.Add(math.MaxInt, int64(1), int64(math.MaxInt64-71), math.Nextafter(1, 2), 1.0)
 	f.Fuzz(func(t *testing.T, n int, delay, maxDelay int64, multiplier, jitter float64) {
 		p := retry.Policy{Delay: time.Duration(delay), MaxDelay: time.Duration(maxDelay), Multiplier: multiplier, Jitter: jitter}
 		if p.Validate() != nil {

@@ -3,6 +3,7 @@ package retry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	avast "github.com/avast/retry-go/v4"
@@ -17,8 +18,9 @@ import (
 //   - the end of ctx, and also when the next wait would pass ctx's deadline: it never sleeps in vain
 //   - an error that Policy.Retryable refuses
 //
-// It waits at least as long as holdfast.RetryAfter asks for. After an attempt the error is an *Error, which holds the
-// last attempt's. Before any, it is ctx's error, or Validate's of a policy that is not valid. A panic in fn passes on.
+// It waits at least as long as holdfast.RetryAfter asks for, however long that is: give ctx a deadline or the policy a
+// MaxElapsed. After an attempt the error is an *Error, which holds the last attempt's. Before any, it is ctx's error, or
+// Validate's of a policy that is not valid. Ctx's error comes with context.Cause in its chain. A panic in fn passes on.
 func Do(ctx context.Context, p Policy, fn func(context.Context) error) error {
 	return DoThrough(ctx, nil, p, fn)
 }
@@ -31,6 +33,9 @@ func DoValue[T any](ctx context.Context, p Policy, fn func(context.Context) (T, 
 // DoThrough is Do where b, which may be nil, is asked before each attempt and told how it ended. A rejection ends the
 // retries, and so does an attempt that leaves the circuit open. A rejection is no attempt: when it meets the first one,
 // it is returned as it is.
+//
+// So an error that is breaker.ErrCircuitOpen may come of attempts that were made, the last of which opened the circuit.
+// Then it is an *Error, whose Attempts says how many; a call that was not made once gives none.
 func DoThrough(ctx context.Context, b *breaker.Breaker, p Policy, fn func(context.Context) error) error {
 	if fn == nil {
 		return errNoCall
@@ -125,7 +130,7 @@ func again[T any](ctx context.Context, r run, fn func(context.Context) (T, error
 		return v, nil
 	}
 	if !r.over { // It was the context that ended the wait.
-		r.end(Canceled, ctx.Err())
+		r.end(Canceled, ended(ctx))
 	}
 	var zero T
 	return zero, r.failure()
@@ -134,7 +139,7 @@ func again[T any](ctx context.Context, r run, fn func(context.Context) (T, error
 // attempt makes one and decides what follows.
 func attempt[T any](ctx context.Context, r *run, fn func(context.Context) (T, error)) (T, error) {
 	var zero T
-	if err := ctx.Err(); err != nil {
+	if err := ended(ctx); err != nil {
 		r.end(Canceled, err)
 		return zero, err
 	}
@@ -149,7 +154,7 @@ func attempt[T any](ctx context.Context, r *run, fn func(context.Context) (T, er
 		r.tell(Attempt{Number: r.made, Result: Succeeded})
 		return v, nil
 	case !called && ctx.Err() != nil:
-		r.end(Canceled, ctx.Err())
+		r.end(Canceled, ended(ctx))
 		return zero, err
 	case !called:
 		r.end(Rejected, err)
@@ -165,7 +170,7 @@ func attempt[T any](ctx context.Context, r *run, fn func(context.Context) (T, er
 func (r *run) decide(ctx context.Context, err error) {
 	switch {
 	case ctx.Err() != nil:
-		r.over, r.stop = true, ctx.Err()
+		r.over, r.stop = true, ended(ctx)
 	case r.made >= r.policy.attempts() || !r.policy.worthwhile(err):
 		r.over = true
 	case r.breaker.IsOpen():
@@ -223,6 +228,15 @@ func (r *run) tell(a Attempt) {
 		a.Elapsed = time.Since(r.began)
 		r.policy.OnAttempt(a)
 	}
+}
+
+// ended is ctx's error with its cause, or nil while ctx goes on.
+func ended(ctx context.Context) error {
+	err := ctx.Err()
+	if cause := context.Cause(ctx); err != nil && !errors.Is(err, cause) {
+		return fmt.Errorf("%w: %w", err, cause)
+	}
+	return err
 }
 
 func (r *run) failure() error {

@@ -235,6 +235,38 @@ func TestContextEnds(t *testing.T) {
 	})
 }
 
+func TestCauseOfTheContextsEndIsKept(t *testing.T) {
+	reason := errors.New("partition revoked")
+	for _, tt := range []struct {
+		after   time.Duration // During the first wait, if not 0;
+		attempt int           // else during this attempt; 0 is before.
+		want    string
+	}{
+		{0, 0, "context canceled: partition revoked"},
+		{30 * time.Millisecond, 0, "retry: stopped after 1 attempt (context canceled: partition revoked): connection refused"},
+		{0, 2, "retry: stopped after 2 attempts (context canceled: partition revoked): connection refused"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			calls := 0
+			if tt.after > 0 {
+				time.AfterFunc(tt.after, func() { cancel(reason) })
+			} else if tt.attempt == 0 {
+				cancel(reason)
+			}
+			err := retry.Do(ctx, sharp(3), func(context.Context) error {
+				if calls++; calls == tt.attempt {
+					cancel(reason)
+				}
+				return errDown
+			})
+			if !errors.Is(err, reason) || !errors.Is(err, context.Canceled) || err.Error() != tt.want {
+				t.Errorf("\n got %v\nwant %s", err, tt.want)
+			}
+		})
+	}
+}
+
 func TestEachAttemptAsksTheBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := breaker.New(breaker.Config{Name: "mail", MaxFailures: 10, Jitter: -1})

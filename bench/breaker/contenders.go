@@ -14,13 +14,13 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// The same settings for all: 5 consecutive failures, or half of at least 10 calls within 10 s; a minute open.
+// The same settings for all: 5 consecutive failures, or half of at least 10 calls within 10 s; open for longer than a run.
 const (
 	failures = 5
 	minCalls = 10
 	rate     = 0.5
 	window   = 10 * time.Second
-	openTime = time.Minute
+	openTime = time.Hour
 )
 
 var errAway = errors.New("away")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"sync"
@@ -37,11 +38,10 @@ func measure(w work, rounds int, span time.Duration) map[string]float64 {
 		names = append(names, name)
 		sizes[name] = calibrate(call, span)
 	}
-	slices.Sort(names)
 	samples := make(map[string][]float64)
-	for round := range rounds {
-		for i := range names {
-			name := names[(i+round)%len(names)] // Nobody is always first.
+	for range rounds {
+		rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] }) // Nobody always follows the same one.
+		for _, name := range names {
 			runtime.GC()
 			samples[name] = append(samples[name], run(w.calls[name], sizes[name], w.parallel))
 		}

@@ -69,7 +69,7 @@ func ours(ctx context.Context, brokers []string, topic, group string, messages i
 			for {
 				fetched, err := claim.Fetch(ctx)
 				if err != nil {
-					return nil // Revoked.
+					return err // Revoked, as a rule.
 				}
 				for i := range fetched {
 					handle(fetched[i].Value)

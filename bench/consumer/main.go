@@ -35,7 +35,7 @@ func main() {
 	var err error
 	switch *role {
 	case "":
-		err = compareAll(*messages, *rounds)
+		err = compareAll(context.Background(), *messages, *rounds)
 	case "broker":
 		err = serve(*messages)
 	default:
@@ -46,8 +46,8 @@ func main() {
 	}
 }
 
-func compareAll(messages, rounds int) error {
-	addrs, stop, err := compare.Serve("-role", "broker", "-messages", fmt.Sprint(messages))
+func compareAll(ctx context.Context, messages, rounds int) error {
+	addrs, stop, err := compare.Serve(ctx, "-role", "broker", "-messages", fmt.Sprint(messages))
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func compareAll(messages, rounds int) error {
 		for round := range rounds {
 			for i := range names {
 				name := names[(i+round)%len(names)] // Nobody is always first.
-				s, err := compare.Run("-role", name, "-brokers", addrs, "-topic", topic, "-messages", fmt.Sprint(messages),
+				s, err := compare.Run(ctx, "-role", name, "-brokers", addrs, "-topic", topic, "-messages", fmt.Sprint(messages),
 					"-group", fmt.Sprintf("%s-%s-%d", topic, name, round))
 				if err != nil {
 					return err

@@ -3,6 +3,7 @@ package compare
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,12 +63,12 @@ func cpu() time.Duration {
 func (s Sample) Print() error { return json.NewEncoder(os.Stdout).Encode(s) }
 
 // Run runs this program with arguments and returns the sample that it prints.
-func Run(args ...string) (Sample, error) {
+func Run(ctx context.Context, args ...string) (Sample, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return Sample{}, err
 	}
-	cmd := exec.Command(self, args...)
+	cmd := exec.CommandContext(ctx, self, args...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -78,12 +79,12 @@ func Run(args ...string) (Sample, error) {
 }
 
 // Serve runs this program with arguments as a server, and returns the first line that it prints.
-func Serve(args ...string) (line string, stop func(), err error) {
+func Serve(ctx context.Context, args ...string) (line string, stop func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", nil, err
 	}
-	cmd := exec.Command(self, args...)
+	cmd := exec.CommandContext(ctx, self, args...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
