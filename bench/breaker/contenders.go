@@ -9,9 +9,10 @@ import (
 	"github.com/cep21/circuit/v4/closers/hystrix"
 	"github.com/cep21/circuit/v4/closers/simplelogic"
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
-	"github.com/holdfast-io/holdfast/breaker"
 	mercari "github.com/mercari/go-circuitbreaker"
 	"github.com/sony/gobreaker/v2"
+
+	"github.com/holdfast-io/holdfast/breaker"
 )
 
 // The same settings for all: 5 consecutive failures, or half of at least 10 calls within 10 s; open for longer than a run.

@@ -10,12 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/holdfast-io/holdfast"
-	"github.com/holdfast-io/holdfast/kafkax"
 	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/bench/internal/compare"
+	"github.com/holdfast-io/holdfast/kafkax"
 )
 
 // contend consumes all messages, commits what it consumed where there is a group, and prints what that cost.

@@ -12,10 +12,10 @@ import (
 	"math/rand/v2"
 	"strings"
 
-	"github.com/holdfast-io/holdfast/testkit"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/holdfast-io/holdfast/bench/internal/compare"
+	"github.com/holdfast-io/holdfast/testkit"
 )
 
 const (
