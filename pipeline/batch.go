@@ -79,7 +79,6 @@ func (b *batch[T]) release(handBack bool) {
 			state[m.claim] = leaving
 		}
 		if leaving {
-			b.bytes -= sizeOf(b.items[i].Source)
 			m.claim.handBack(m.n)
 			continue
 		}
@@ -106,6 +105,9 @@ func (b *batch[T]) truncate(n int) {
 	clear(b.items[n:])
 	clear(b.marks[n:])
 	b.items, b.marks = b.items[:n], b.marks[:n]
+	if n == 0 {
+		b.bytes = 0
+	}
 }
 
 func sizeOf(m *holdfast.Message) int {

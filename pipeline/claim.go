@@ -62,13 +62,12 @@ func serve[T any](ctx context.Context, e *engine, source holdfast.Claim, run cal
 
 	err := consume(ctx, c, run, l)
 	closeDown()
-	if left := c.drain(ctx, l.flush); left != nil {
-		return left
-	}
+	left := c.drain(ctx, l.flush)
+	l.nudge() // What is held may be nobody's any more.
 	if errors.Is(err, holdfast.ErrRevoked) || errors.Is(err, errStopped) || ctx.Err() != nil {
-		return nil
+		err = nil
 	}
-	return err
+	return errors.Join(left, err)
 }
 
 func newClaim(ctx, open context.Context, e *engine, source holdfast.Claim, patience time.Duration, home bool) *claim {
@@ -213,6 +212,7 @@ func (e *LeftError) Unwrap() error { return e.Cause }
 
 // mark is a message in flight.
 type mark struct {
-	claim *claim
-	n     int
+	claim  *claim
+	n      int
+	unsure bool // The sink said of this one that it may be stored.
 }

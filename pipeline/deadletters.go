@@ -109,6 +109,9 @@ func (e *engine) bury(ctx context.Context, graves []grave) (left []grave, err er
 		e.counts.letter(g.letter.Reason)
 		g.claim.settle(slices.Repeat([]int{g.n}, g.values)...)
 	}
+	if len(left) == 0 {
+		return nil, nil // Whatever it said, it named none.
+	}
 	return left, err
 }
 

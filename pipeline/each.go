@@ -45,11 +45,20 @@ func (fn each[T]) Write(ctx context.Context, b holdfast.Batch[T]) error {
 	return &holdfast.BatchError{Items: refused}
 }
 
+// one acts on an item. When any of the attempts may have done it, the error is ambiguous.
 func (fn each[T]) one(ctx context.Context, item holdfast.Item[T]) (err error) {
+	ambiguous := false
 	defer func() {
 		if r := recover(); r != nil {
 			err = newPanicError(r)
 		}
+		if ambiguous {
+			err = holdfast.Ambiguous(err)
+		}
 	}()
-	return retry.Do(ctx, retry.Policy{}, func(ctx context.Context) error { return fn(ctx, item) })
+	return retry.Do(ctx, retry.Policy{}, func(ctx context.Context) error {
+		err := fn(ctx, item)
+		ambiguous = err != nil && (ambiguous || holdfast.IsAmbiguous(err))
+		return err
+	})
 }

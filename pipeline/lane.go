@@ -13,6 +13,8 @@ import (
 	"github.com/holdfast-io/holdfast/retry"
 )
 
+var errNoReason = errors.New("pipeline: the sink refused the item and did not say why")
+
 // lane gathers the items of many claims into batches and writes them to the sink, one at a time, so that a claim's
 // order is kept through every retry. The messages of a pipeline take one lane, those on their way home another.
 //
@@ -100,6 +102,7 @@ func (l *lane[T]) run(ctx context.Context) {
 			continue
 		}
 		var ready <-chan struct{}
+		l.releaseHeld()
 		if l.held != nil {
 			again := time.Until(l.heldNext)
 			if again <= 0 && !l.gate.isOpen() {
@@ -118,9 +121,9 @@ func (l *lane[T]) run(ctx context.Context) {
 func (l *lane[T]) next() (*batch[T], time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.renew()
 	b := l.current
 	if len(b.items) == 0 {
-		b.due = false
 		return nil, forever
 	}
 	if left := l.engine.cfg.Batch.Delay - time.Since(b.began); left > 0 && !b.due {
@@ -130,6 +133,15 @@ func (l *lane[T]) next() (*batch[T], time.Duration) {
 	close(b.taken)
 	b.span()
 	return b, 0
+}
+
+// renew replaces the current batch when all of it was handed back, so that those who wait for it to be taken go on. It
+// needs the lock.
+func (l *lane[T]) renew() {
+	if b := l.current; b.due && len(b.items) == 0 {
+		l.current = newBatch[T]()
+		close(b.taken)
+	}
 }
 
 // settle writes b until all of it is stored, dead-lettered, held aside, or handed back because its claims are drained.
@@ -158,7 +170,7 @@ func (l *lane[T]) settle(ctx context.Context, b *batch[T]) {
 			l.wait(ctx, b, backoff(tries, err), nil)
 		}
 	}
-	if !l.gate.shown() || !l.outage.lasts() { // Otherwise the gate tells when it ends.
+	if l.gate.ready(); !l.gate.isOpen() { // Otherwise the gate tells when it ends.
 		l.engine.troubles.clear(l.place)
 	}
 }
@@ -184,10 +196,18 @@ func (l *lane[T]) write(ctx context.Context, b *batch[T]) error {
 		l.settled(b.items, b.marks)
 		b.items, b.marks = nil, nil
 	case refused != nil:
-		l.answered()
-		err = l.refused(ctx, b, refused)
-	case !errors.Is(err, breaker.ErrCircuitOpen):
-		l.outage.end() // The circuit let it through.
+		if err = l.refused(ctx, b, refused); !errors.Is(err, breaker.ErrCircuitOpen) {
+			l.answered()
+		}
+	}
+	return err
+}
+
+// refusal is the error of item i, nil if it is stored.
+func refusal(e *holdfast.BatchError, i int) error {
+	err, named := e.Items[i]
+	if named && err == nil {
+		return errNoReason
 	}
 	return err
 }
@@ -236,20 +256,23 @@ func (l *lane[T]) refused(ctx context.Context, b *batch[T], e *holdfast.BatchErr
 		left   batch[T]
 	)
 	for i, item := range b.items {
-		err, bad := e.Items[i]
+		m, err := b.marks[i], refusal(e, i)
+		m.unsure = m.unsure || holdfast.IsAmbiguous(err)
 		switch {
-		case !bad:
-			stored.push(item, b.marks[i])
-		case waits(ctx, err):
-			left.push(item, b.marks[i])
-			b.ambiguous = b.ambiguous || holdfast.IsAmbiguous(err)
-			again = err
+		case err == nil:
+			stored.push(item, m)
+		case waits(ctx, err) || m.unsure:
+			left.push(item, m)
+			left.ambiguous = left.ambiguous || m.unsure
+			if again == nil || holdfast.IsHold(err) { // What is held must not be treated as rejected.
+				again = err
+			}
 		default:
-			graves = l.dig(graves, item, b.marks[i], itemFailure(err))
+			graves = l.dig(graves, item, m, itemFailure(err))
 		}
 	}
 	l.settled(stored.items, stored.marks)
-	b.items, b.marks = left.items, left.marks
+	b.items, b.marks, b.ambiguous = left.items, left.marks, left.ambiguous
 	toClaims(graves)
 	return again
 }
@@ -323,6 +346,9 @@ func (l *lane[T]) buryRejected(ctx context.Context, b *batch[T], why error) {
 		tries++
 		l.engine.troubles.set(place, "cannot be written", err)
 		l.wait(ctx, b, backoff(tries, err), nil)
+		if !l.gate.shown() {
+			return // Only another attempt tells whether the circuit is still open.
+		}
 	}
 }
 
@@ -354,20 +380,35 @@ func (l *lane[T]) hold(b *batch[T], err error) {
 
 // tryHeld writes the held batch once. It is no longer held when its fate is known.
 func (l *lane[T]) tryHeld(ctx context.Context) {
-	b := l.held
-	b.release(false)
-	if len(b.items) > 0 {
-		if err := l.write(ctx, b); err != nil {
-			l.heldTries++
-			pause := backoff(l.heldTries, err)
-			if errors.Is(err, breaker.ErrCircuitOpen) {
-				pause = min(pause, maxProbeWait)
-			}
-			l.heldWhy, l.heldNext = err, time.Now().Add(pause)
-			l.engine.troubles.set(l.heldPlace(), "held, as it may be stored already", err)
-			return
-		}
+	l.releaseHeld()
+	if l.held == nil {
+		return
 	}
+	err := l.write(ctx, l.held)
+	if err == nil {
+		l.noneHeld()
+		return
+	}
+	l.heldTries++
+	pause := backoff(l.heldTries, err)
+	if errors.Is(err, breaker.ErrCircuitOpen) {
+		pause = min(pause, maxProbeWait)
+	}
+	l.heldWhy, l.heldNext = err, time.Now().Add(pause)
+	l.engine.troubles.set(l.heldPlace(), "held, as it may be stored already", err)
+}
+
+// releaseHeld gives the held batch up when all of its claims are gone.
+func (l *lane[T]) releaseHeld() {
+	if l.held == nil {
+		return
+	}
+	if l.held.release(false); len(l.held.items) == 0 {
+		l.noneHeld()
+	}
+}
+
+func (l *lane[T]) noneHeld() {
 	l.held, l.heldWhy = nil, nil
 	l.engine.troubles.clear(l.heldPlace())
 }
@@ -385,6 +426,7 @@ func (l *lane[T]) wait(ctx context.Context, b *batch[T], d time.Duration, ready 
 		b.release(true)
 		l.mu.Lock()
 		l.current.release(true)
+		l.renew()
 		l.mu.Unlock()
 		if len(b.items) == 0 || ctx.Err() != nil {
 			return false

@@ -26,6 +26,7 @@ type passage[T any] struct {
 	// that came later is delivered.
 	rejected []flight
 	since    time.Time
+	again    bool // They are being tried again.
 }
 
 // flight is a message on its way through the stages, and its letter if it has come to that.
@@ -101,7 +102,7 @@ func (p *passage[T]) through(ctx context.Context, f flight) error {
 		p.skip(f)
 		return nil
 	case failed != nil:
-		c.bury(grave{mark: mark{c, f.n}, letter: f.letter, values: 1})
+		c.bury(grave{mark: mark{claim: c, n: f.n}, letter: f.letter, values: 1})
 		return nil //nolint:nilerr // The letter tells of it.
 	}
 	c.handBack(f.n)
@@ -114,7 +115,9 @@ func (p *passage[T]) reject(ctx context.Context, f flight) error {
 		p.since = time.Now()
 	}
 	p.rejected = append(p.rejected, f)
-	if len(p.rejected) < p.claim.engine.limit.Burst() && time.Since(p.since) < rejectionsTogether {
+	e := p.claim.engine
+	many := len(p.rejected) >= min(e.limit.Burst(), e.cfg.MaxInFlight) || time.Since(p.since) >= rejectionsTogether
+	if p.again || !many {
 		return nil
 	}
 	return p.buryRejected(ctx)
@@ -153,7 +156,7 @@ func (p *passage[T]) deliver(f flight, out values[T]) error {
 func (p *passage[T]) add(f flight, index int, v T) error {
 	size := p.uncharged
 	p.uncharged = 0
-	err := p.lane.add(holdfast.Item[T]{Source: f.message, Index: index, Value: v}, mark{p.claim, f.n}, size)
+	err := p.lane.add(holdfast.Item[T]{Source: f.message, Index: index, Value: v}, mark{claim: p.claim, n: f.n}, size)
 	if err != nil {
 		p.claim.handBack(f.n)
 	}
@@ -186,11 +189,20 @@ func (p *passage[T]) buryRejected(ctx context.Context) error {
 			p.handBack(again)
 			return err
 		}
-		for i, f := range again {
-			if err := p.through(ctx, f); err != nil {
-				p.handBack(again[i+1:])
-				return err
-			}
+		if err := p.tryAgain(ctx, again); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *passage[T]) tryAgain(ctx context.Context, flights []flight) error {
+	defer func(was bool) { p.again = was }(p.again)
+	p.again = true
+	for i, f := range flights {
+		if err := p.through(ctx, f); err != nil {
+			p.handBack(flights[i+1:])
+			return err
 		}
 	}
 	return nil
@@ -210,7 +222,7 @@ func (p *passage[T]) writeRejected(ctx context.Context) error {
 		}
 		graves := make([]grave, n)
 		for i, f := range p.rejected[:n] {
-			graves[i] = grave{mark: mark{c, f.n}, letter: f.letter, values: 1}
+			graves[i] = grave{mark: mark{claim: c, n: f.n}, letter: f.letter, values: 1}
 		}
 		left, err := c.engine.bury(ctx, graves)
 		p.rejected = append(flightsOf(p.rejected[:n], left), p.rejected[n:]...)

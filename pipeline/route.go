@@ -104,8 +104,8 @@ func (r *router[T]) nameOf(v T) (name string, err error) {
 
 // of is the error of the share's i-th item. A failure of the whole sink is no item's own.
 func (s *share[T]) of(i int) error {
-	if refused, ok := errors.AsType[*holdfast.BatchError](s.err); ok {
-		return refused.Items[i]
+	if refused, _ := verdict(s.err); refused != nil {
+		return refusal(refused, i)
 	}
 	if s.err == nil || holdfast.IsPermanent(s.err) || errors.Is(s.err, breaker.ErrCircuitOpen) || holdfast.IsAmbiguous(s.err) {
 		return s.err

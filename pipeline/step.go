@@ -33,7 +33,8 @@ type trial struct {
 	attempts  int // Rejections do not count.
 	waits     int
 	first     time.Time
-	ambiguous bool // An attempt may have done the work.
+	rejected  time.Time // The first time.
+	ambiguous bool      // An attempt may have done the work.
 }
 
 // failure is a message's end at a step: it is to be dead-lettered.
@@ -130,7 +131,14 @@ func again(stopped error) error {
 func (s *step) rejected(ctx context.Context, c *claim, t *trial, err error) error {
 	open, _ := errors.AsType[*breaker.OpenError](err)
 	isOpen := open == nil || open.State == breaker.Open
-	left := c.patience - s.outage.length(c.patience)
+	if t.rejected.IsZero() {
+		t.rejected = time.Now()
+	}
+	waited := s.outage.length(c.patience)
+	if !s.breaker.IsOpen() { // It is a circuit inside the function, such as one of many: other messages say nothing of it.
+		waited = time.Since(t.rejected)
+	}
+	left := c.patience - waited
 	if isOpen && c.patience >= 0 && left <= 0 && !t.ambiguous {
 		f := s.fail(t, dlq.CircuitOpen, err)
 		if open != nil {

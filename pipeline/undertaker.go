@@ -32,7 +32,7 @@ func (c *claim) undertake(ctx context.Context, drained <-chan struct{}) {
 			continue
 		}
 		left, err := c.engine.bury(ctx, graves)
-		c.closeGraves(len(graves), left, err != nil)
+		c.closeGraves(len(graves), left)
 		if err == nil {
 			tries = 0
 			c.engine.troubles.clear(place)
@@ -53,10 +53,10 @@ func (c *claim) nextGraves() []grave {
 }
 
 // closeGraves takes out the first n graves but those that are left.
-func (c *claim) closeGraves(n int, left []grave, stuck bool) {
+func (c *claim) closeGraves(n int, left []grave) {
 	c.mu.Lock()
 	c.dead = append(left, c.dead[n:]...)
-	c.stuck = stuck
+	c.stuck = len(left) > 0
 	c.mu.Unlock()
 	signal(c.changed)
 }
