@@ -94,6 +94,8 @@ func (l *lane[T]) nudge() {
 func (l *lane[T]) run(ctx context.Context) {
 	var watch sync.WaitGroup
 	defer watch.Wait()
+	defer l.noneHeld() // Its claims are gone, or nothing would end.
+	defer l.engine.troubles.clear(l.place)
 	watch.Go(func() { l.gate.watch(ctx, func() { l.engine.troubles.clear(l.place) }) })
 	for ctx.Err() == nil {
 		b, wait := l.next()
@@ -374,6 +376,7 @@ func (l *lane[T]) dig(graves []grave, item holdfast.Item[T], m mark, f *failure)
 
 // hold sets b aside until the circuit admits a call.
 func (l *lane[T]) hold(b *batch[T], err error) {
+	l.engine.troubles.clear(l.place) // That is where it waits now:
 	l.engine.troubles.set(l.heldPlace(), "held while the circuit is open, as it may be stored already", err)
 	l.held, l.heldWhy, l.heldTries, l.heldNext = b, err, 0, time.Time{}
 }
