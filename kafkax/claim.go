@@ -2,24 +2,31 @@ package kafkax
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
+
+	"github.com/segmentio/kafka-go"
 
 	"github.com/holdfast-io/holdfast"
 )
 
 // claim is a holdfast.Claim: one partition in one generation.
 type claim struct {
-	topic     string
-	partition int
-	begin     int64
-	metadata  string
+	place
 	slot      *slot
 	committer *committer
 
+	begin    int64 // With metadata set by open, before the handler knows of the claim.
+	metadata string
+
 	end        atomic.Int64 // High watermark, -1 before the first answer.
-	position   atomic.Int64 // What is fetched next, prefetched messages left out.
 	prefetched atomic.Int64 // Bytes that wait for the handler.
+
+	mu    sync.Mutex
+	tail  int64 // What follows the last message that was handed out.
+	next  int64 // What is fetched next, prefetched messages left out. -1 before open.
+	asked int64 // What Commit was asked for, or has left in an earlier generation. -1 for nothing.
 
 	answers chan answer // Not buffered: what is fetched and not handed over waits in fetcher.run.
 
@@ -27,21 +34,37 @@ type claim struct {
 	revoked    chan struct{}
 }
 
+// place is one partition.
+type place struct {
+	topic     string
+	partition int
+}
+
 // answer is one fetch's messages.
 type answer struct {
 	messages []holdfast.Message
-	next     int64 // The offset that follows them.
+	next     int64 // The offset that follows them, and what else the answer had.
 	size     int
 }
 
-func newClaim(k *committer, s *slot, begin int64, metadata string) *claim {
+func newClaim(k *committer, at place) *claim {
 	c := &claim{
-		topic: s.topic, partition: s.partition, begin: begin, metadata: metadata, slot: s, committer: k,
+		place: at, slot: k.add(at), committer: k, next: -1,
 		answers: make(chan answer), revoked: make(chan struct{}),
 	}
 	c.end.Store(-1)
-	c.position.Store(begin)
 	return c
+}
+
+// open says where the claim begins, and what the group has stored.
+func (c *claim) open(begin int64, stored kafka.OffsetFetchPartition) {
+	c.begin, c.metadata = begin, stored.Metadata
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tail, c.next, c.asked = begin, begin, stored.CommittedOffset
+	if stored.Metadata != "" {
+		c.asked = -1 // An exact commit, which is to stay.
+	}
 }
 
 func (c *claim) Partition() (topic string, partition int) { return c.topic, c.partition }
@@ -52,28 +75,62 @@ func (c *claim) End() int64 { return c.end.Load() }
 
 func (c *claim) Revoked() <-chan struct{} { return c.revoked }
 
-func (c *claim) Commit(next int64) { c.committer.commit(c.slot, next) }
+// Commit of all that was handed out commits what follows it, too: the log goes on with the markers that end
+// transactions, aborted messages, or gaps, and a group that stayed before them would lag for ever.
+func (c *claim) Commit(next int64) {
+	if next < c.begin {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked = max(c.asked, next)
+	if next == c.tail {
+		next = c.next
+	}
+	c.committer.commit(c.slot, next)
+}
 
 func (c *claim) CommitSync(ctx context.Context, next int64, metadata string) error {
+	if next < c.begin {
+		return fmt.Errorf("kafkax: commit of %s/%d at %d: the claim began at %d", c.topic, c.partition, next, c.begin)
+	}
+	c.mu.Lock()
+	c.asked = -1 // Nothing but the next Commit is to replace it.
+	c.mu.Unlock()
 	return c.committer.commitSync(ctx, c.slot, next, metadata)
 }
 
 // Fetch returns the messages of one answer.
 func (c *claim) Fetch(ctx context.Context) ([]holdfast.Message, error) {
-	select {
-	case <-c.revoked: // Even when messages wait.
-		return nil, holdfast.ErrRevoked
-	default:
+	for {
+		select {
+		case <-c.revoked: // Even when messages wait.
+			return nil, holdfast.ErrRevoked
+		default:
+		}
+		select {
+		case <-c.revoked:
+			return nil, holdfast.ErrRevoked
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case a := <-c.answers:
+			if c.take(a); len(a.messages) > 0 {
+				return a.messages, nil
+			}
+		}
 	}
-	select {
-	case <-c.revoked:
-		return nil, holdfast.ErrRevoked
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case a := <-c.answers:
-		c.position.Store(a.next)
-		c.prefetched.Add(int64(-a.size))
-		return a.messages, nil
+}
+
+// take notes that an answer is handed out.
+func (c *claim) take(a answer) {
+	c.prefetched.Add(int64(-a.size))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.next = a.next
+	if n := len(a.messages); n > 0 {
+		c.tail = a.messages[n-1].Offset + 1
+	} else if c.asked == c.tail {
+		c.committer.commit(c.slot, c.next)
 	}
 }
 

@@ -6,7 +6,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -35,7 +37,8 @@ type Cluster struct {
 	// Dial opens the connections, below TLS. Nil means a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// DialTimeout bounds one connection's establishment, TLS included. 0 means 3 s.
+	// DialTimeout bounds one connection's establishment, TLS included, and then each step of the authentication. 0 means
+	// 3 s.
 	DialTimeout time.Duration
 }
 
@@ -52,6 +55,9 @@ func (c Cluster) Validate() error {
 			errs = append(errs, fmt.Errorf(`kafkax: Cluster.Brokers[%d] must be "host:port", got %q`, i, addr))
 		}
 	}
+	if len(c.ClientID) > math.MaxInt16 {
+		errs = append(errs, fmt.Errorf("kafkax: Cluster.ClientID must be at most %d bytes, got %d", math.MaxInt16, len(c.ClientID)))
+	}
 	if c.DialTimeout < 0 {
 		errs = append(errs, fmt.Errorf("kafkax: Cluster.DialTimeout must be positive, or 0 for %v, got %v", defaultDialTimeout, c.DialTimeout))
 	}
@@ -59,6 +65,7 @@ func (c Cluster) Validate() error {
 }
 
 func (c Cluster) withDefaults() Cluster {
+	c.Brokers = slices.Clone(c.Brokers)
 	c.ClientID = cmp.Or(c.ClientID, defaultClientID)
 	c.DialTimeout = cmp.Or(c.DialTimeout, defaultDialTimeout)
 	if c.Dial == nil {

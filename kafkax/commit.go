@@ -1,6 +1,7 @@
 package kafkax
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,18 +34,23 @@ type committer struct {
 	sent  time.Time // When the last coalesced commit was sent.
 	hurry bool      // Do not wait for interval.
 	lost  error     // Why nothing is committed any more.
+	news  []news
 }
 
-// slot is one partition's place in the committer. Its committer's mu guards it.
+// slot is one partition's place in the committer. Its committer's mu guards what changes.
 type slot struct {
-	topic     string
-	partition int
+	place
 
-	stored  int64 // What the broker holds, as far as known. -1 for nothing.
-	wanted  int64 // What Commit asked for.
-	syncs   []*syncCommit
-	unknown bool // A request was sent and its outcome is not known.
-	closed  bool // The handler has returned.
+	stored   int64  // What the broker holds, as far as known. -1 for nothing.
+	wanted   int64  // What it is to hold: what Commit asked for, or CommitSync has done.
+	metadata string // That goes with wanted.
+	syncs    []*syncCommit
+	unknown  bool // A request was sent and its outcome is not known.
+	doubtful bool // That was so once: the request may have been held up, and be served yet.
+	closed   bool // The handler has returned.
+
+	trouble trouble   // Of this partition alone.
+	rest    time.Time // When to try again.
 }
 
 type syncCommit struct {
@@ -63,13 +69,20 @@ func newCommitter(m *membership, generation int32, member string) *committer {
 	}
 }
 
-// add makes a slot for a partition of which the broker holds stored, -1 for nothing.
-func (k *committer) add(topic string, partition int, stored int64) *slot {
-	s := &slot{topic: topic, partition: partition, stored: stored, wanted: stored}
+// add makes a slot for a partition.
+func (k *committer) add(at place) *slot {
+	s := &slot{place: at, stored: -1, wanted: -1}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.slots = append(k.slots, s)
 	return s
+}
+
+// begin says that the broker holds stored, -1 for nothing.
+func (k *committer) begin(s *slot, stored int64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s.stored, s.wanted = stored, stored
 }
 
 // commit asks for next to be committed, some time.
@@ -80,7 +93,7 @@ func (k *committer) commit(s *slot, next int64) {
 	case k.lost != nil || s.closed:
 		k.counts.late.Add(1)
 	case next > s.wanted:
-		s.wanted = next
+		s.wanted, s.metadata = next, ""
 		k.signal()
 	}
 }
@@ -223,20 +236,35 @@ func (k *committer) run(ctx context.Context, stop <-chan struct{}) {
 	}
 }
 
-// flush commits all that is asked for. It runs after run has returned.
+// flush commits all that is asked for. It runs after run has returned. What was in doubt once is read back once more:
+// had a request been held up and served after a later one, it would have taken the offset back.
 func (k *committer) flush(ctx context.Context) error {
+	k.last()
 	var t trouble
-	k.hasten()
 	for {
-		if _, idle := k.due(); idle {
+		wait, idle := k.due()
+		if idle {
 			return nil
 		}
-		if err := k.step(ctx); err != nil {
-			t.failed()
-			if !t.wait(ctx) {
-				return err
+		var err error
+		if wait <= 0 {
+			if err = k.step(ctx); err != nil {
+				t.failed()
+				wait = t.backoff()
 			}
 		}
+		if !sleep(ctx, wait) {
+			return cmp.Or(err, ctx.Err())
+		}
+	}
+}
+
+func (k *committer) last() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.hurry = true
+	for _, s := range k.slots {
+		s.unknown = s.unknown || s.doubtful
 	}
 }
 
@@ -249,15 +277,20 @@ func (k *committer) due() (wait time.Duration, idle bool) {
 		return 0, true
 	}
 	for _, s := range k.slots {
-		if s.unknown || len(s.syncs) > 0 {
-			return 0, false
+		urgent := s.unknown || len(s.syncs) > 0
+		if !urgent && s.wanted <= s.stored {
+			continue
 		}
-		idle = idle && s.wanted <= s.stored
+		after := time.Until(s.rest)
+		if !urgent && !k.hurry {
+			after = max(after, k.interval-time.Since(k.sent))
+		}
+		if idle || after < wait {
+			wait = after
+		}
+		idle = false
 	}
-	if idle || k.hurry {
-		return 0, idle
-	}
-	return k.interval - time.Since(k.sent), false
+	return wait, idle
 }
 
 // target is what one request is to set for one slot.
@@ -270,6 +303,7 @@ type target struct {
 
 // step sends the one request that is most needed.
 func (k *committer) step(ctx context.Context) error {
+	defer k.tell(ctx)
 	unknown, targets := k.plan()
 	switch {
 	case len(unknown) > 0:
@@ -280,19 +314,25 @@ func (k *committer) step(ctx context.Context) error {
 	return nil
 }
 
-// plan chooses what to read back, or else what to send, and marks what it sends as unknown until the answer is there.
+// plan chooses what to read back, or else what to send, and marks what it sends as unknown until the answer is there. It
+// leaves out what rests after a failure of its own.
 func (k *committer) plan() (unknown []*slot, targets []target) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	var ready []*slot
 	for _, s := range k.slots {
-		if s.unknown {
+		switch {
+		case time.Until(s.rest) > 0:
+		case s.unknown:
 			unknown = append(unknown, s)
+		default:
+			ready = append(ready, s)
 		}
 	}
 	if k.lost != nil || len(unknown) > 0 {
 		return unknown, nil
 	}
-	for _, s := range k.slots {
+	for _, s := range ready {
 		for len(s.syncs) > 0 && s.syncs[0].abandoned {
 			s.syncs = s.syncs[1:]
 		}
@@ -302,10 +342,10 @@ func (k *committer) plan() (unknown []*slot, targets []target) {
 			return nil, []target{{s, c.next, c.metadata, c}}
 		}
 	}
-	for _, s := range k.slots {
+	for _, s := range ready {
 		if s.wanted > s.stored {
 			s.unknown = true
-			targets = append(targets, target{slot: s, next: s.wanted})
+			targets = append(targets, target{slot: s, next: s.wanted, metadata: s.metadata})
 		}
 	}
 	if len(targets) > 0 {
@@ -324,9 +364,14 @@ func (k *committer) send(ctx context.Context, targets []target) error {
 			kafka.OffsetCommit{Partition: t.slot.partition, Offset: t.next, Metadata: t.metadata})
 	}
 	resp, err := k.client.OffsetCommit(ctx, req)
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if err != nil {
 		k.counts.commitsFailed.Add(1)
-		return err // All of it stays unknown.
+		for _, t := range targets {
+			t.slot.doubtful = true // And unknown, still.
+		}
+		return err
 	}
 	var errs []error
 	for _, t := range targets {
@@ -336,70 +381,9 @@ func (k *committer) send(ctx context.Context, targets []target) error {
 }
 
 func commitAnswer(resp *kafka.OffsetCommitResponse, s *slot) error {
-	for _, p := range resp.Topics[s.topic] {
-		if p.Partition == s.partition {
-			return p.Error
-		}
+	p, ok := find(resp.Topics[s.topic], func(p kafka.OffsetCommitPartition) bool { return p.Partition == s.partition })
+	if !ok {
+		return errNoAnswer
 	}
-	return errNoAnswer
-}
-
-// settle notes the answer for one partition.
-func (k *committer) settle(t target, answer error) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	switch {
-	case answer == nil:
-		k.counts.commits.Add(1)
-		t.slot.unknown = false
-		t.slot.stored = t.next
-		t.slot.finishSync(t.sync, nil)
-		return nil
-	case isFencing(answer), errors.Is(answer, kafka.RebalanceInProgress):
-		k.counts.commitsFenced.Add(1)
-		t.slot.unknown = false
-		if k.lost == nil {
-			k.lost = fmt.Errorf("%w: %w", ErrFenced, answer)
-			close(k.gone)
-		}
-		t.slot.finishSync(t.sync, k.lost)
-		return nil
-	case t.sync != nil && (isRefusal(answer) || errors.Is(answer, kafka.OffsetMetadataTooLarge) || errors.Is(answer, kafka.InvalidCommitOffsetSize)):
-		k.counts.commitsFailed.Add(1)
-		t.slot.unknown = false
-		t.slot.finishSync(t.sync, answer)
-		return nil
-	default:
-		// Even a clear "not now" such as NotCoordinatorForGroup is read back: it costs one request.
-		k.counts.commitsFailed.Add(1)
-		return answer
-	}
-}
-
-// finishSync tells c's caller and takes it off the queue, whose head it is.
-func (s *slot) finishSync(c *syncCommit, err error) {
-	if c != nil {
-		c.done <- err
-		s.syncs = s.syncs[1:]
-	}
-}
-
-// readBack asks the broker what it holds.
-func (k *committer) readBack(ctx context.Context, slots []*slot) error {
-	offsets, err := fetchOffsets(ctx, k.client, k.group, slots)
-	if err != nil {
-		return err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for i, s := range slots {
-		s.unknown = false
-		s.stored = offsets[i].CommittedOffset
-		if len(s.syncs) > 0 {
-			if c := s.syncs[0]; c.sent && s.stored == c.next && offsets[i].Metadata == c.metadata {
-				s.finishSync(c, nil)
-			}
-		}
-	}
-	return nil
+	return p.Error
 }

@@ -3,11 +3,14 @@ package kafkax_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/kafkax"
@@ -301,6 +304,201 @@ func TestOffsetOutOfRange(t *testing.T) {
 		var outside *kafkax.OffsetOutOfRangeError
 		if !errors.As(err, &outside) || *outside != (kafkax.OffsetOutOfRangeError{Topic: "orders", Partition: 1, Offset: 10, First: 50, End: 100}) {
 			t.Errorf("Consume: got %v", err)
+		}
+	})
+}
+
+// TestHungCommitLandsLate has a commit hang that is served after a later one, and so takes the offset back. The last
+// thing that a member does is to see to it.
+func TestHungCommitLandsLate(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		fill(t, server, "orders", 1, 100)
+		late := make(chan struct{})
+		r := start(t, cluster, kafkax.ConsumerConfig{}, func(ctx context.Context, c holdfast.Claim) error {
+			release := server.Inject(testkit.Fault{API: testkit.APIOffsetCommit, Hang: true})
+			c.Commit(10)
+			until(t, "the first commit, repeated", func() bool { return committed(server) == 10 })
+			if err := c.CommitSync(ctx, 20, "kept"); err != nil {
+				t.Error(err)
+			}
+			release()
+			until(t, "the hung one is served", func() bool { return committed(server) == 10 })
+			close(late)
+			<-c.Revoked()
+			return nil
+		})
+		<-late
+		r.stop(t)
+		if all := server.Commits(); all[len(all)-1].Offset != 20 || all[len(all)-1].Metadata != "kept" {
+			t.Errorf("the last commit is %+v, want 20", all[len(all)-1])
+		}
+	})
+}
+
+// TestOneTopicDenied has one topic's commits refused. The other topic's go on.
+func TestOneTopicDenied(t *testing.T) {
+	for name, apis := range map[string][]testkit.API{
+		"commits": {testkit.APIOffsetCommit}, "commits and offsets": {testkit.APIOffsetCommit, testkit.APIOffsetFetch},
+	} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1, "denied": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+				fill(t, server, "orders", 1, 10)
+				fill(t, server, "denied", 1, 10)
+				book := newLogbook(t)
+				cfg := kafkax.ConsumerConfig{Topics: []string{"orders", "denied"}, Logger: slog.New(book)}
+				r := start(t, cluster, cfg, func(_ context.Context, c holdfast.Claim) error {
+					for next := range int64(9) {
+						c.Commit(next + 1)
+						time.Sleep(2 * time.Second)
+					}
+					<-c.Revoked()
+					return nil
+				})
+				until(t, "the first commits", func() bool { return server.Committed("group", "denied")[0] == 1 })
+				var faults []func()
+				for _, api := range apis {
+					faults = append(faults, server.Inject(testkit.Fault{API: api, Topic: "denied", Code: int16(kafka.TopicAuthorizationFailed), Times: -1}))
+				}
+				until(t, "the other topic's commits", func() bool { return committed(server) == 9 })
+				if got := server.Committed("group", "denied")[0]; got != 1 {
+					t.Errorf("denied: committed %d, want 1", got)
+				}
+				if one, all := book.count("commit of a partition failed, trying again"), book.count("commit failed, trying again"); one != 1 || all != 0 {
+					t.Errorf("said %d times that the partition's commit failed, and %d times that all did, want once and never", one, all)
+				}
+				for _, remove := range faults {
+					remove()
+				}
+				until(t, "the denied topic's commits", func() bool { return server.Committed("group", "denied")[0] == 9 })
+				r.stop(t)
+			})
+		})
+	}
+}
+
+// TestCommitBehindBegin asks for offsets before the claim, where the log may not reach any more.
+func TestCommitBehindBegin(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		fill(t, server, "orders", 1, 100)
+		if err := server.DeleteRecords("orders", 0, 20); err != nil {
+			t.Fatal(err)
+		}
+		tried := make(chan struct{})
+		r := start(t, cluster, kafkax.ConsumerConfig{}, func(ctx context.Context, c holdfast.Claim) error {
+			for _, next := range []int64{-1, 19} {
+				c.Commit(next)
+				if err := c.CommitSync(ctx, next, "x"); err == nil || holdfast.IsAmbiguous(err) {
+					t.Errorf("CommitSync(%d): %v", next, err)
+				}
+			}
+			close(tried)
+			<-c.Revoked()
+			return nil
+		})
+		<-tried
+		r.stop(t)
+		if all := server.Commits(); len(all) != 0 {
+			t.Errorf("commits: %+v", all)
+		}
+	})
+}
+
+// TestTransactionalTail reads a topic that ends with the marker of a transaction. All is handled, so the group's offset
+// must be the log's end: no lag, and nothing to be deleted before it was read.
+func TestTransactionalTail(t *testing.T) {
+	for name, end := range map[string]kgo.TransactionEndTry{"committed": kgo.TryCommit, "aborted": kgo.TryAbort} {
+		for _, atOnce := range []bool{true, false} { // Whether the marker comes with the last messages or after them.
+			t.Run(fmt.Sprint(name, atOnce), func(t *testing.T) {
+				virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+					writer, err := kgo.NewClient(kgo.SeedBrokers(cluster.Brokers...), kgo.Dialer(cluster.Dial), kgo.TransactionalID("t"))
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer writer.Close()
+					if err := writer.BeginTransaction(); err != nil {
+						t.Fatal(err)
+					}
+					for i := range 10 {
+						if err := writer.ProduceSync(t.Context(), &kgo.Record{Topic: "orders", Value: fmt.Append(nil, i)}).FirstErr(); err != nil {
+							t.Fatal(err)
+						}
+					}
+					var seen ledger
+					if atOnce {
+						if err := writer.EndTransaction(t.Context(), end); err != nil {
+							t.Fatal(err)
+						}
+					}
+					r := start(t, cluster, kafkax.ConsumerConfig{}, seen.handle)
+					until(t, "all read", func() bool { return seen.distinct() == 10 })
+					if !atOnce {
+						until(t, "committed", func() bool { return committed(server) == 10 })
+						if err := writer.EndTransaction(t.Context(), end); err != nil {
+							t.Fatal(err)
+						}
+					}
+					until(t, "all committed", func() bool { return committed(server) == server.Ends("orders")[0] })
+					until(t, "no lag", func() bool { return r.consumer.Stats().Groups[0].Partitions[0].Lag == 0 })
+					r.stop(t)
+					checkCommits(t, server)
+					if err := server.DeleteRecords("orders", 0, server.Ends("orders")[0]); err != nil {
+						t.Fatal(err)
+					}
+					r = start(t, cluster, kafkax.ConsumerConfig{}, seen.handle)
+					fill(t, server, "orders", 1, 5)
+					until(t, "what follows", func() bool { return seen.distinct() == 15 })
+					r.stop(t)
+				})
+			})
+		}
+	}
+}
+
+// TestTailKeepsMetadata has the log go on with a marker after a commit that is to stay as it is.
+func TestTailKeepsMetadata(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		writer, err := kgo.NewClient(kgo.SeedBrokers(cluster.Brokers...), kgo.Dialer(cluster.Dial), kgo.TransactionalID("t"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer writer.Close()
+		if err := writer.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		if err := writer.ProduceSync(t.Context(), &kgo.Record{Topic: "orders", Value: []byte("v")}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		handle := func(ctx context.Context, c holdfast.Claim) error {
+			if next, _ := c.Committed(); next == 0 {
+				if _, err := c.Fetch(ctx); err != nil {
+					return err
+				}
+				c.Commit(1)
+				if err := c.CommitSync(ctx, 1, "kept"); err != nil {
+					return err
+				}
+			}
+			_, err := c.Fetch(ctx)
+			return err
+		}
+		r := start(t, cluster, kafkax.ConsumerConfig{}, handle)
+		last := func() (c testkit.Commit) {
+			if all := server.Commits(); len(all) > 0 {
+				c = all[len(all)-1]
+			}
+			return c
+		}
+		until(t, "commit", func() bool { return last().Metadata == "kept" })
+		if err := writer.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		r.stop(t)
+		r = start(t, cluster, kafkax.ConsumerConfig{}, handle)
+		time.Sleep(5 * time.Second)
+		r.stop(t)
+		if c := last(); c.Offset != 1 || c.Metadata != "kept" {
+			t.Errorf("the last commit: %+v", c)
 		}
 	})
 }

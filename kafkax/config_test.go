@@ -36,6 +36,9 @@ func TestConfigFaults(t *testing.T) {
 			producer(kafkax.Cluster{Brokers: []string{"localhost", ":9092", "h:0", "h:x", "h:70000"}, DialTimeout: -1}, kafkax.ProducerConfig{}),
 			[]string{`Brokers[0] must be "host:port", got "localhost"`, "Brokers[1]", "Brokers[2]", "Brokers[3]", "Brokers[4]", "DialTimeout"},
 		},
+		"client id that no request can hold": {
+			consumer(kafkax.Cluster{Brokers: good.Brokers, ClientID: strings.Repeat("x", 32768)}, orders), []string{"ClientID", "32767", "32768"},
+		},
 		"drain longer than a rebalance": {
 			consumer(good, with(func(c *kafkax.ConsumerConfig) { c.DrainTimeout = 25 * time.Second })),
 			[]string{"DrainTimeout", "RebalanceTimeout (30s)", "24s", "25s"},
@@ -54,9 +57,9 @@ func TestConfigFaults(t *testing.T) {
 		"bad consumer": {
 			consumer(good, kafkax.ConsumerConfig{
 				Group: "g", Topics: []string{"a", "", "a"}, Start: 7, SessionTimeout: -1, HeartbeatInterval: time.Hour,
-				CommitInterval: -2, MaxWait: -1, FetchBytes: 1 << 30,
+				CommitInterval: -2, MaxWait: -1, FetchBytes: 1 << 30, AnswerBytes: 1 << 29,
 			}),
-			[]string{"Topics[1]", "Topics[2]", "Start", "SessionTimeout", "HeartbeatInterval", "CommitInterval", "MaxWait", "FetchBytes"},
+			[]string{"Topics[1]", "Topics[2]", "Start", "SessionTimeout", "HeartbeatInterval", "CommitInterval", "MaxWait", ".FetchBytes", ".AnswerBytes"},
 		},
 		"bad producer": {
 			producer(good, kafkax.ProducerConfig{Timeout: -1, BatchBytes: -1, MaxRequests: -1, Compression: 99, Retry: retry.Policy{Attempts: -5}}),

@@ -44,9 +44,10 @@ func (c *Consumer) Group() string { return c.cfg.Group }
 // connections closed. Nothing outlives it, so it waits for a handler that does not look at its context; but the
 // membership is given up then, one HeartbeatInterval after DrainTimeout, and nothing more is committed.
 //
-// At the start, a cluster that cannot be reached is an *UnreachableError within 10 s, and an answer that no patience
-// will change, such as a denied access, is an error at once. Later the same is waited out. A topic that does not exist
-// is waited for. An *OffsetOutOfRangeError ends Consume whenever it comes.
+// At the start, a cluster that cannot be reached is an *UnreachableError within 10 s. Later outages of any length are
+// waited out. A topic that does not exist is waited for, and so is one that was deleted; the others go on meanwhile. What
+// no patience changes ends Consume: an *OffsetOutOfRangeError, a denied access to the group or to a partition's messages,
+// and a record batch that is older than Kafka 0.11 or takes too much memory.
 //
 // One Consumer consumes as one group once at a time: a second call meanwhile is an error.
 func (c *Consumer) Consume(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error {

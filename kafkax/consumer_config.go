@@ -18,9 +18,12 @@ const (
 	defaultCommitInterval    = time.Second
 	defaultMaxWait           = 500 * time.Millisecond // As the Java client's fetch.max.wait.ms.
 	defaultFetchBytes        = 1 << 20                // As the Java client's max.partition.fetch.bytes.
+	defaultAnswerBytes       = 64 << 20
 
-	maxFetchBytes = 64 << 20
-	maxTopicName  = 249
+	maxFetchBytes  = 64 << 20
+	minAnswerBytes = 64 << 10 // Both as wire.Config has them.
+	maxAnswerBytes = 1 << 30
+	maxTopicName   = 249
 )
 
 // Start says where a group begins to read a partition for which it has committed nothing yet.
@@ -31,7 +34,7 @@ const (
 	StartEarliest Start = iota
 	// StartLatest begins with what is written after the partition was first claimed. That place is committed at once,
 	// so that a restart does not skip what was written in between. A partition that is added to the topic later begins
-	// at its end as well: what was written to it before it was noticed, which takes a second, is passed over.
+	// at its end as well: what was written to it before it was noticed, which takes a second or two, is passed over.
 	StartLatest
 )
 
@@ -64,9 +67,14 @@ type ConsumerConfig struct {
 	// MaxWait is how long a broker holds a fetch for which it has no message. 0 means 500 ms.
 	MaxWait time.Duration
 
-	// FetchBytes is how much a broker puts into one answer; a larger batch comes whole all the same. Up to two answers
-	// per partition are fetched ahead of the handler. 0 means 1 MiB.
+	// FetchBytes is how much a broker puts into one answer, as it is stored; a larger batch comes whole all the same. Up
+	// to two answers per partition are fetched ahead of the handler, one of them decompressed. 0 means 1 MiB.
 	FetchBytes int
+
+	// AnswerBytes is how much memory one answer may take once it is decompressed. What is over it is fetched again, and a
+	// single record batch that is over it ends Consume. What waits for handlers is at most this and FetchBytes for each
+	// partition. It must be at least FetchBytes and 64 KiB. 0 means 64 MiB.
+	AnswerBytes int
 
 	// ReadCommitted hides messages of aborted transactions, and those of open ones until they are committed.
 	ReadCommitted bool
@@ -112,6 +120,9 @@ func (c ConsumerConfig) Validate() error {
 	if c.FetchBytes < 0 || c.FetchBytes > maxFetchBytes {
 		bad("FetchBytes", fmt.Sprintf("positive and at most %d, or 0 for %d", maxFetchBytes, defaultFetchBytes), c.FetchBytes)
 	}
+	if least := max(d.FetchBytes, minAnswerBytes); d.AnswerBytes < least || d.AnswerBytes > maxAnswerBytes {
+		bad("AnswerBytes", fmt.Sprintf("at least %d, not below FetchBytes, and at most %d, or 0 for %d", least, maxAnswerBytes, defaultAnswerBytes), d.AnswerBytes)
+	}
 	return errors.Join(errs...)
 }
 
@@ -124,6 +135,7 @@ func (c ConsumerConfig) withDefaults() ConsumerConfig {
 	c.CommitInterval = max(cmp.Or(c.CommitInterval, defaultCommitInterval), 0)
 	c.MaxWait = cmp.Or(c.MaxWait, defaultMaxWait)
 	c.FetchBytes = cmp.Or(c.FetchBytes, defaultFetchBytes)
+	c.AnswerBytes = cmp.Or(c.AnswerBytes, defaultAnswerBytes)
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	return c
 }

@@ -9,14 +9,19 @@
 //   - A commit carries the generation and the member that own the partition, so that the group's coordinator refuses it
 //     once they do not. It is never repeated under a later generation.
 //   - One commit is on its way per member, for all its partitions, and none takes a partition's offset back. After a
-//     commit whose answer was lost, the offsets are read back before anything else is committed.
+//     commit whose answer was lost, the offset is read back before anything else is committed for its partition, and
+//     once more before the partition is given up: a request that was held up in the network may be served after a later
+//     one, and then the offset is too low until the next commit.
 //   - When the group is rebalanced, claims are revoked and handlers drain: they finish and commit what they have begun.
 //     The consumer keeps the membership alive with heartbeats of its own meanwhile, up to ConsumerConfig.DrainTimeout.
 //   - A handler's context ends only with a cause: ErrDrainTimeout, or ErrFenced when the group went on without us.
 //     Completions that come later are dropped and counted.
+//   - A lost heartbeat, or two, do not end a generation: only the group's coordinator does.
 //   - Not fetching is pausing. At most two answers per partition wait for a handler, and heartbeats go on.
 //   - Checksums are checked, and control records are never handed out.
-//   - An offset that the log does not hold ends Consume. Nothing is skipped silently.
+//   - An offset that the log does not hold ends Consume, and nothing is skipped silently. Two things cannot be told from
+//     a log that went on: a topic that is deleted and created again between two looks at it, a second or two apart, and
+//     a log that was cut by an unclean election and has grown past the group's offset since.
 //   - Outages of any length are waited out, once a broker has been reached.
 //
 // So every message is handed out at least once: again, after a crash, from the last commit on.

@@ -3,6 +3,7 @@ package kafkax_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -133,11 +134,13 @@ func TestHandlerError(t *testing.T) {
 	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 2}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
 		fill(t, server, "orders", 2, 10)
 		broken := errors.New("broken")
-		drained := false
+		drained, other := false, make(chan struct{})
 		r := start(t, cluster, kafkax.ConsumerConfig{}, func(ctx context.Context, c holdfast.Claim) error {
 			if _, partition := c.Partition(); partition == 0 {
+				<-other
 				return broken
 			}
+			close(other)
 			<-c.Revoked()
 			drained = true
 			return nil
@@ -260,5 +263,23 @@ func TestEarlyReturn(t *testing.T) {
 			t.Errorf("%d generations", n)
 		}
 		r.stop(t)
+	})
+}
+
+// TestGoexit has a handler end its goroutine, as t.Fatal does in somebody's test.
+func TestGoexit(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, _ *testkit.KafkaServer, cluster kafkax.Cluster) {
+		r := start(t, cluster, kafkax.ConsumerConfig{}, func(context.Context, holdfast.Claim) error {
+			runtime.Goexit()
+			return nil
+		})
+		select {
+		case err := <-r.done:
+			if err == nil || !strings.Contains(err.Error(), "orders/0") {
+				t.Errorf("Consume: got %v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Error("Consume does not return")
+		}
 	})
 }

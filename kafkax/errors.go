@@ -19,6 +19,7 @@ var (
 	ErrDrainTimeout = errors.New("kafkax: drain timeout")
 
 	errReturned = errors.New("kafkax: the claim's handler has returned")
+	errGone     = errors.New("it ended its goroutine")
 )
 
 // UnreachableError says that no broker could be asked for the cluster's layout when Consume began.
@@ -63,12 +64,13 @@ func isFencing(err error) bool {
 	return errors.Is(err, kafka.IllegalGeneration) || errors.Is(err, kafka.UnknownMemberId) || errors.Is(err, kafka.FencedInstanceID)
 }
 
-// isRefusal asks whether err is an answer that asking again will not change.
+// isRefusal asks whether err is an answer that asking again will not change. SASLAuthenticationFailed is none: kafka-go
+// says so, too, when the connection is cut in the middle of a handshake.
 func isRefusal(err error) bool {
 	for _, code := range []kafka.Error{
 		kafka.InvalidTopic, kafka.InvalidGroupId, kafka.InvalidSessionTimeout, kafka.InconsistentGroupProtocol,
 		kafka.TopicAuthorizationFailed, kafka.GroupAuthorizationFailed, kafka.ClusterAuthorizationFailed,
-		kafka.SASLAuthenticationFailed, kafka.UnsupportedSASLMechanism, kafka.IllegalSASLState,
+		kafka.UnsupportedSASLMechanism, kafka.IllegalSASLState,
 	} {
 		if errors.Is(err, code) {
 			return true

@@ -3,10 +3,7 @@ package kafkax
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net"
-	"strconv"
 
 	"github.com/segmentio/kafka-go"
 
@@ -18,6 +15,7 @@ type fetcher struct {
 	claim   *claim
 	net     *network
 	request wire.Request
+	config  wire.Config
 	log     *slog.Logger
 }
 
@@ -28,12 +26,13 @@ func newFetcher(m *membership, c *claim) *fetcher {
 			Topic: c.topic, Partition: c.partition, Offset: c.begin,
 			MaxWait: m.cfg.MaxWait, MaxBytes: m.cfg.FetchBytes, ReadCommitted: m.cfg.ReadCommitted,
 		},
-		log: m.log.With(slog.String("topic", c.topic), slog.Int("partition", c.partition)),
+		config: wire.Config{MaxBytes: m.cfg.AnswerBytes},
+		log:    m.log.With(slog.String("topic", c.topic), slog.Int("partition", c.partition)),
 	}
 }
 
-// run fetches until ctx ends, through whatever weather there is. It returns an error only for an offset that the log
-// does not hold.
+// run fetches until ctx ends, through whatever weather there is. It returns an error only for what no patience changes: an
+// offset that the log does not hold, a denied access, a batch that cannot be read.
 func (f *fetcher) run(ctx context.Context) error {
 	var t trouble
 	for {
@@ -44,7 +43,7 @@ func (f *fetcher) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // The claim is over, whatever the fetch met.
 		}
-		if _, ok := errors.AsType[*OffsetOutOfRangeError](err); ok {
+		if _, ok := errors.AsType[*OffsetOutOfRangeError](err); ok || isRefusal(err) || errors.Is(err, wire.ErrOldFormat) || errors.Is(err, wire.ErrTooLarge) {
 			return err
 		}
 		if t.failed() {
@@ -58,11 +57,11 @@ func (f *fetcher) run(ctx context.Context) error {
 
 // session fetches over one connection until it fails.
 func (f *fetcher) session(ctx context.Context, t *trouble) error {
-	addr, err := f.leader(ctx)
+	addr, err := f.net.leader(ctx, f.claim.topic, f.claim.partition)
 	if err != nil {
 		return err
 	}
-	conn, err := wire.Dial(ctx, f.net.dialer(), "tcp", addr, wire.Config{})
+	conn, err := wire.Dial(ctx, f.net.dialer(), "tcp", addr, f.config)
 	if err != nil {
 		return err
 	}
@@ -79,49 +78,29 @@ func (f *fetcher) session(ctx context.Context, t *trouble) error {
 			f.log.LogAttrs(ctx, slog.LevelInfo, "fetching again", slog.Int("failures", n))
 		}
 		f.claim.end.Store(resp.HighWatermark)
+		moved := resp.NextOffset > f.request.Offset
 		f.request.Offset = resp.NextOffset
 		// The broker works on the next answer while the handler works on this one.
-		if err := conn.Send(f.request); err != nil {
-			return f.deliver(ctx, resp, err)
+		err = conn.Send(f.request)
+		if moved && !f.deliver(ctx, resp) {
+			return ctx.Err()
 		}
-		if err := f.deliver(ctx, resp, nil); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 }
 
-// deliver hands an answer over, and returns err, or ctx's error when ctx ends first.
-func (f *fetcher) deliver(ctx context.Context, resp wire.Response, err error) error {
-	if len(resp.Messages) == 0 {
-		return err
-	}
+// deliver hands an answer over, and reports whether it could before ctx ended. One without messages says what follows
+// the last one.
+func (f *fetcher) deliver(ctx context.Context, resp wire.Response) bool {
 	f.claim.prefetched.Add(int64(resp.Size))
 	select {
 	case f.claim.answers <- answer{messages: resp.Messages, next: resp.NextOffset, size: resp.Size}:
-		return err
+		return true
 	case <-ctx.Done():
-		return ctx.Err()
+		return false
 	}
-}
-
-// leader says where the partition's leader is.
-func (f *fetcher) leader(ctx context.Context) (addr string, err error) {
-	topic, partition := f.claim.topic, f.claim.partition
-	layout, err := f.net.client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{topic}})
-	if err != nil {
-		return "", err
-	}
-	for _, t := range layout.Topics {
-		if t.Error != nil {
-			return "", fmt.Errorf("kafkax: leader of %s/%d: %w", topic, partition, t.Error)
-		}
-		for _, p := range t.Partitions {
-			if p.ID == partition && p.Leader.Host != "" {
-				return net.JoinHostPort(p.Leader.Host, strconv.Itoa(p.Leader.Port)), nil
-			}
-		}
-	}
-	return "", fmt.Errorf("kafkax: leader of %s/%d: %w", topic, partition, kafka.LeaderNotAvailable)
 }
 
 // checkRange makes sure that an offset is out of range for good: a leader that has just taken over may not know the end

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/segmentio/kafka-go"
+
 	"github.com/holdfast-io/holdfast"
 )
 
@@ -21,6 +23,8 @@ type generation struct {
 	member    string
 	committer *committer
 	claims    []*claim
+	failed    chan error     // What is to end Consume, of all but the handlers.
+	results   chan result    // One for each claim.
 	tasks     sync.WaitGroup // Everything that ends by itself once the generation's contexts have ended.
 
 	draining bool
@@ -40,18 +44,15 @@ type result struct {
 }
 
 // serve runs handle for each of the generation's partitions until all of them have returned, which they are asked to
-// when ctx ends or rebalanced is closed. It returns the error that is to end Consume, if any.
-func (g *generation) serve(ctx context.Context, rebalanced <-chan struct{}, partitions []*slot, handle handler) error {
+// when ctx ends, when the group is rebalanced or goes on without us, and when the topics change. It returns the error that
+// is to end Consume, if any.
+func (g *generation) serve(ctx context.Context, partitions []place, handle handler) error {
 	base := context.WithoutCancel(ctx) // Handlers outlive ctx, to drain.
-	if !g.open(ctx, rebalanced, partitions) {
-		return nil
-	}
-	g.stats.enter(g)
-	defer g.stats.exit()
-
 	fetching, endFetch := context.WithCancel(base)
 	working, endWork := context.WithCancelCause(base)
+	beating, endBeats := context.WithCancel(base)
 	g.endFetch, g.endWork = endFetch, endWork
+	defer endBeats()
 	defer endWork(context.Canceled)
 	defer endFetch()
 
@@ -59,18 +60,21 @@ func (g *generation) serve(ctx context.Context, rebalanced <-chan struct{}, part
 	defer g.deadline.Stop()
 	g.deadline.Stop() // Until the drain begins.
 
-	failed := make(chan error, len(g.claims))
-	results := make(chan result, len(g.claims))
-	for _, c := range g.claims {
-		g.start(fetching, working, c, handle, failed, results)
+	g.committer = newCommitter(g.membership, g.id, g.member)
+	for _, at := range partitions {
+		g.claims = append(g.claims, newClaim(g.committer, at))
 	}
-	grown := make(chan struct{})
-	g.tasks.Go(func() { g.watchTopics(fetching, grown) })
-	beating, endBeats := context.WithCancel(base)
-	defer endBeats()
-	stopCommits := make(chan struct{})
+	g.failed = make(chan error, len(g.claims)+1) // One for each, and one for open.
+	g.results = make(chan result, len(g.claims))
+	g.stats.enter(g)
+	defer g.stats.exit()
+
+	rebalanced, changed, stopCommits := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	var commits sync.WaitGroup
 	commits.Go(func() { g.committer.run(base, stopCommits) })
+	g.tasks.Go(func() { g.beat(beating, rebalanced) })
+	g.tasks.Go(func() { g.watchTopics(fetching, changed) })
+	g.tasks.Go(func() { g.open(fetching, working, handle) })
 
 	ended, lost := ctx.Done(), g.committer.gone
 	for running := len(g.claims); running > 0 || !g.draining; {
@@ -82,18 +86,16 @@ func (g *generation) serve(ctx context.Context, rebalanced <-chan struct{}, part
 		case <-rebalanced:
 			rebalanced = nil
 			g.drain()
-			// kafka-go has stopped its heartbeats, ours keep the membership while handlers drain.
-			g.tasks.Go(func() { g.beat(beating) })
-		case <-grown:
-			grown = nil
+		case <-changed:
+			changed = nil
 			g.drain()
 		case <-lost:
 			lost = nil
 			g.drain()
 			g.endWork(g.committer.reason())
-		case err := <-failed:
+		case err := <-g.failed:
 			g.fail(err)
-		case r := <-results:
+		case r := <-g.results:
 			running--
 			g.returned(ctx, working, r)
 		case <-g.deadline.C:
@@ -109,25 +111,6 @@ func (g *generation) serve(ctx context.Context, rebalanced <-chan struct{}, part
 	endBeats()
 	g.tasks.Wait()
 	return g.outcome()
-}
-
-// start fetches for c and runs its handler.
-func (g *generation) start(fetching, working context.Context, c *claim, handle handler, failed chan<- error, results chan<- result) {
-	fetching, endFetch := context.WithCancel(fetching)
-	g.tasks.Go(func() {
-		if err := newFetcher(g.membership, c).run(fetching); err != nil {
-			failed <- err
-		}
-	})
-	g.tasks.Go(func() {
-		ctx, cancel := context.WithCancel(working)
-		defer cancel()
-		err := handle(ctx, c)
-		endFetch()
-		c.revoke()
-		g.committer.finish(c.slot)
-		results <- result{c, err}
-	})
 }
 
 // drain asks all handlers to return.
@@ -202,92 +185,47 @@ func (g *generation) outcome() error {
 	return g.failure
 }
 
-// beat keeps the membership alive until ctx ends.
-func (g *generation) beat(ctx context.Context) {
+// beat keeps the membership alive until ctx ends, and closes rebalanced when the group waits for us. kafka-go's own
+// heartbeats would end the generation when a single one is lost.
+func (g *generation) beat(ctx context.Context, rebalanced chan<- struct{}) {
+	ticker := time.NewTicker(g.cfg.HeartbeatInterval)
+	defer ticker.Stop()
+	var t trouble
 	for {
-		err := g.net.sendHeartbeat(ctx, g.group, g.id, g.member)
-		// RebalanceInProgress says that the group waits for us. Anything else but a fence may pass.
-		if isFencing(err) {
-			g.committer.lose(fmt.Errorf("%w: %w", ErrFenced, err))
-			return
-		}
 		select {
+		case <-ctx.Done():
+			return
 		case <-g.committer.gone:
 			return
-		default:
+		case <-ticker.C:
 		}
-		if !sleep(ctx, g.cfg.HeartbeatInterval) {
+		err := g.net.sendHeartbeat(ctx, g.cfg.HeartbeatInterval, g.group, g.id, g.member)
+		switch {
+		case ctx.Err() != nil:
 			return
+		case isFencing(err):
+			g.committer.lose(fmt.Errorf("%w: %w", ErrFenced, err))
+			return
+		case err == nil, errors.Is(err, kafka.RebalanceInProgress):
+			if n := t.over(); n > 0 {
+				g.log.LogAttrs(ctx, slog.LevelInfo, "heartbeats go through again", slog.Int("failures", n))
+			}
+			if err != nil && rebalanced != nil {
+				close(rebalanced)
+				rebalanced = nil
+			}
+		case t.failed():
+			g.log.LogAttrs(ctx, slog.LevelWarn, "heartbeat failed, trying again", slog.Any("err", err))
 		}
 	}
 }
 
-// watchTopics closes grown when a topic has more partitions than it had, or has come into being.
-func (g *generation) watchTopics(ctx context.Context, grown chan<- struct{}) {
+// watchTopics closes changed when a topic has come into being, has gone, or has another number of partitions.
+func (g *generation) watchTopics(ctx context.Context, changed chan<- struct{}) {
 	for sleep(ctx, watchInterval) {
-		if more, err := g.lookAtTopics(ctx); err == nil && more {
-			close(grown)
+		if change, _ := g.lookAtTopics(ctx); change { // What it could not see, it may see the next time.
+			close(changed)
 			return
 		}
 	}
-}
-
-// open finds out where each partition begins and makes the claims. It reports whether the generation still goes on.
-func (g *generation) open(ctx context.Context, rebalanced <-chan struct{}, partitions []*slot) bool {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := make(chan struct{})
-	g.tasks.Go(func() {
-		select {
-		case <-rebalanced:
-			cancel()
-		case <-stop:
-		}
-	})
-	defer g.tasks.Wait()
-	defer close(stop)
-
-	var t trouble
-	for ctx.Err() == nil {
-		err := g.position(ctx, partitions)
-		if err == nil {
-			return ctx.Err() == nil
-		}
-		if t.failed() {
-			g.log.LogAttrs(ctx, slog.LevelWarn, "cannot read the group's offsets, trying again", slog.Any("err", err))
-		}
-		t.wait(ctx)
-	}
-	return false
-}
-
-func (g *generation) position(ctx context.Context, partitions []*slot) error {
-	offsets, err := fetchOffsets(ctx, g.net.client, g.group, partitions)
-	if err != nil {
-		return err
-	}
-	k := newCommitter(g.membership, g.id, g.member)
-	claims := make([]*claim, len(partitions))
-	for i, p := range partitions {
-		next := offsets[i].CommittedOffset
-		s := k.add(p.topic, p.partition, next)
-		if next < 0 {
-			first, end, err := logRange(ctx, g.net.client, p.topic, p.partition)
-			if err != nil {
-				return err
-			}
-			next = first
-			if g.cfg.Start == StartLatest {
-				next = end
-				k.commit(s, next)
-			}
-		}
-		claims[i] = newClaim(k, s, next, offsets[i].Metadata)
-	}
-	if err := k.flush(ctx); err != nil {
-		return err
-	}
-	k.hurry = false
-	g.committer, g.claims = k, claims
-	return nil
 }

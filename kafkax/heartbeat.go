@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
@@ -27,9 +28,9 @@ func (h *heartbeat) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
 	return protocol.RoundTrip(rw, 0, 0, h.clientID, &h.Request)
 }
 
-// sendHeartbeat tells the coordinator that member lives, and returns its answer.
-func (n *network) sendHeartbeat(ctx context.Context, group string, generation int32, member string) error {
-	ctx, cancel := context.WithTimeout(ctx, n.client.Timeout)
+// sendHeartbeat tells the coordinator that member lives, and returns its answer, for which it waits at most patience.
+func (n *network) sendHeartbeat(ctx context.Context, patience time.Duration, group string, generation int32, member string) error {
+	ctx, cancel := context.WithTimeout(ctx, min(patience, n.client.Timeout))
 	defer cancel()
 	answer, err := n.pool.RoundTrip(ctx, n.client.Addr, &heartbeat{
 		Request:  heartbeatapi.Request{GroupID: group, GenerationID: generation, MemberID: member},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"time"
 
@@ -18,7 +19,7 @@ const (
 	// requestTimeout bounds each request to a coordinator or leader.
 	requestTimeout = 5 * time.Second
 
-	// watchInterval is how often the topics' partitions are counted. The layout is cached, so this costs no request.
+	// watchInterval is how often the topics' partitions are counted.
 	watchInterval = time.Second
 
 	// rejoinBackoff is how long kafka-go waits before it joins again after an error.
@@ -39,8 +40,10 @@ type membership struct {
 	stats   *groupStats
 	counts  *groupCounts
 
+	brokers []string       // The cluster's, the one to ask first in front.
+	trouble trouble        // In joining.
 	joined  bool           // The group has been joined before.
-	seen    map[string]int // How many partitions each topic has had. None while it does not exist.
+	seen    map[string]int // How many partitions each topic had when it was last looked at. None while it does not exist.
 	missing map[string]bool
 }
 
@@ -70,16 +73,20 @@ func (m *membership) run(ctx context.Context, handle handler) error {
 	}
 }
 
-// join is a member of the group until ctx ends, a handler fails, or more of the topics exist.
+// never is the longest interval between heartbeats that kafka-go takes, 24 days. A single one that fails would end its
+// generation, so we send them ourselves, see generation.beat.
+const never = (math.MaxInt32 - 1) * time.Millisecond
+
+// join is a member of the group until ctx ends, a handler fails, the group cannot be joined, or the topics change.
 func (m *membership) join(ctx context.Context, topics []string, handle handler) error {
 	link := newNetwork(m.cluster, requestTimeout)
 	group, err := kafka.NewConsumerGroup(kafka.ConsumerGroupConfig{
 		ID:                m.group,
-		Brokers:           m.cluster.Brokers,
+		Brokers:           m.brokers,
 		Dialer:            link.dialer(),
 		Topics:            topics,
 		SessionTimeout:    m.cfg.SessionTimeout,
-		HeartbeatInterval: m.cfg.HeartbeatInterval,
+		HeartbeatInterval: never,
 		RebalanceTimeout:  m.cfg.RebalanceTimeout,
 		JoinGroupBackoff:  rejoinBackoff,
 		Timeout:           requestTimeout,
@@ -87,10 +94,9 @@ func (m *membership) join(ctx context.Context, topics []string, handle handler) 
 	if err != nil {
 		return fmt.Errorf("kafkax: group %s: %w", m.group, err)
 	}
-	member, alive := "", false // Unknown, and whether its generation is still the group's.
-	defer func() { m.leave(ctx, group, link, member, alive) }()
+	member, joining := "", true // The member is unknown.
+	defer func() { m.leave(ctx, group, link, member, joining) }()
 
-	var t trouble
 	for {
 		gen, err := group.Next(ctx)
 		switch {
@@ -101,54 +107,50 @@ func (m *membership) join(ctx context.Context, topics []string, handle handler) 
 			return fmt.Errorf("kafkax: join group %s: %w", m.group, err)
 		case err != nil:
 			member = "" // kafka-go has forgotten it.
-			if t.failed() {
+			if m.trouble.failed() {
 				m.log.LogAttrs(ctx, slog.LevelWarn, "cannot join the group, trying again", slog.Any("err", err))
 			}
+			// kafka-go always begins with the first broker that takes a connection, even if it never says a word.
+			m.brokers = slices.Concat(m.brokers[1:], m.brokers[:1])
+			m.trouble.wait(ctx)
+			return nil
 		default:
-			t.over() // What follows is logged anyway.
+			m.trouble.over() // What follows is logged anyway.
 			m.joined, member = true, gen.MemberID
-			served := m.serve(ctx, gen, topics, handle)
-			if alive = served.alive; served.last {
-				return served.err
+			if last, err := m.serve(ctx, gen, topics, handle); last {
+				joining = false
+				return err
 			}
-			alive = false
 		}
 	}
 }
 
-// verdict is how a generation ended.
-type verdict struct {
-	last  bool // The group is to be left.
-	alive bool // The group has not moved on.
-	err   error
-}
-
-// serve lives through one generation.
-func (m *membership) serve(ctx context.Context, gen *kafka.Generation, topics []string, handle handler) verdict {
-	var slots []*slot
+// serve lives through one generation, and says whether it was the last one.
+func (m *membership) serve(ctx context.Context, gen *kafka.Generation, topics []string, handle handler) (last bool, err error) {
+	var partitions []place
 	for _, topic := range topics {
 		for _, p := range gen.Assignments[topic] {
-			slots = append(slots, &slot{topic: topic, partition: p.ID})
+			partitions = append(partitions, place{topic, p.ID})
 		}
 	}
 	m.log.LogAttrs(ctx, slog.LevelInfo, "joined generation",
-		slog.Int("generation", int(gen.ID)), slog.String("member", gen.MemberID), slog.Int("partitions", len(slots)))
-	served := make(chan verdict, 1)
+		slog.Int("generation", int(gen.ID)), slog.String("member", gen.MemberID), slog.Int("partitions", len(partitions)))
+	served := make(chan struct{})
 	gen.Start(func(ended context.Context) {
 		g := &generation{membership: m, id: gen.ID, member: gen.MemberID}
-		err := g.serve(ctx, ended.Done(), slots, handle)
-		v := verdict{alive: ended.Err() == nil, err: err}
-		v.last = err != nil || ctx.Err() != nil || len(m.existing()) > len(topics)
-		served <- v
-		if v.last {
+		err = g.serve(ctx, partitions, handle)
+		last = err != nil || ctx.Err() != nil || !slices.Equal(m.existing(), topics)
+		close(served)
+		if last {
 			<-ended.Done() // Had we returned, kafka-go would join again. leave ends it.
 		}
 	})
-	return <-served
+	<-served
+	return last, err
 }
 
 // leave gives the membership up, and returns when nothing of it is left.
-func (m *membership) leave(ctx context.Context, group *kafka.ConsumerGroup, link *network, member string, alive bool) {
+func (m *membership) leave(ctx context.Context, group *kafka.ConsumerGroup, link *network, member string, joining bool) {
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
@@ -156,7 +158,7 @@ func (m *membership) leave(ctx context.Context, group *kafka.ConsumerGroup, link
 	}()
 	// kafka-go leaves in good order, but not before a join in progress is over, which can take as long as other members
 	// drain. Then we cut it off and leave ourselves, if we know as whom. If not, the group has to notice.
-	if member == "" || alive {
+	if member == "" || !joining {
 		patience := time.NewTimer(leaveTimeout)
 		defer patience.Stop()
 		select {
@@ -190,6 +192,7 @@ func (m *membership) reach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	var last error
+	var t trouble
 	for {
 		_, err := m.lookAtTopics(ctx)
 		switch {
@@ -200,45 +203,42 @@ func (m *membership) reach(ctx context.Context) error {
 		case last == nil || ctx.Err() == nil: // Not that our patience has ended.
 			last = err
 		}
-		if !sleep(ctx, 2*minBackoff) {
+		m.net.refresh()
+		t.failed()
+		if !t.wait(ctx) {
 			return &UnreachableError{Brokers: m.cluster.Brokers, Waited: startTimeout, Err: last}
 		}
 	}
 }
 
-// lookAtTopics counts the topics' partitions and reports whether there are more than the last time. It logs topics that
-// do not exist, once, and when they have come into being.
-func (m *membership) lookAtTopics(ctx context.Context) (more bool, err error) {
-	layout, err := m.net.client.Metadata(ctx, &kafka.MetadataRequest{Topics: m.topics})
+// lookAtTopics counts the topics' partitions and reports whether the numbers have changed since the last time. It logs
+// topics that do not exist, once, and when they have come into being. The error is of what it could not see.
+func (m *membership) lookAtTopics(ctx context.Context) (changed bool, err error) {
+	layout, err := m.net.layout(ctx, m.topics...)
 	if err != nil {
 		return false, err
 	}
-	now := make(map[string]int, len(m.topics))
 	for _, t := range layout.Topics {
-		switch {
-		case t.Error == nil, errors.Is(t.Error, kafka.LeaderNotAvailable):
-			now[t.Name] = len(t.Partitions)
-		case isRefusal(t.Error):
-			return false, fmt.Errorf("kafkax: topic %s: %w", t.Name, t.Error)
+		n, attr := len(t.Partitions), slog.String("topic", t.Name)
+		switch code := kafka.Error(t.ErrorCode); {
+		case code == kafka.UnknownTopicOrPartition:
+			n = 0
+		case code != 0 && n == 0:
+			err = fmt.Errorf("kafkax: topic %s: %w", t.Name, code)
+			continue
 		}
-	}
-	for _, topic := range m.topics {
-		n := now[topic]
-		attr := slog.String("topic", topic)
-		switch {
-		case n == 0 && m.seen[topic] == 0 && !m.missing[topic]:
-			m.missing[topic] = true
+		switch had := m.seen[t.Name]; {
+		case n == 0 && had > 0:
+			m.log.LogAttrs(ctx, slog.LevelWarn, "topic is gone, waiting for another of its name", attr)
+		case n == 0 && !m.missing[t.Name]:
 			m.log.LogAttrs(ctx, slog.LevelWarn, "topic does not exist, waiting for it", attr)
-		case n > m.seen[topic]:
-			more = true
-			if m.missing[topic] {
-				m.log.LogAttrs(ctx, slog.LevelInfo, "topic has come into being", attr, slog.Int("partitions", n))
-			}
-			delete(m.missing, topic)
-			m.seen[topic] = n
+		case n > 0 && m.missing[t.Name]:
+			m.log.LogAttrs(ctx, slog.LevelInfo, "topic has come into being", attr, slog.Int("partitions", n))
 		}
+		changed = changed || n != m.seen[t.Name]
+		m.seen[t.Name], m.missing[t.Name] = n, n == 0
 	}
-	return more, nil
+	return changed, err
 }
 
 // existing lists the topics that exist.
@@ -253,6 +253,6 @@ func newMembership(c *Consumer, group string, topics []string, stats *groupStats
 		net:   newNetwork(c.cluster, requestTimeout, topics...),
 		log:   c.cfg.Logger.With(slog.String("group", group)),
 		stats: stats, counts: &stats.counts,
-		seen: make(map[string]int), missing: make(map[string]bool),
+		brokers: slices.Clone(c.cluster.Brokers), seen: make(map[string]int), missing: make(map[string]bool),
 	}
 }

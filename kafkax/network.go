@@ -12,10 +12,6 @@ import (
 	"github.com/segmentio/kafka-go"
 )
 
-// metadataTTL is how old the cached layout of the cluster may be, so about how long a moved leader goes unnoticed.
-// kafka-go's own 6 s cost that much after every move.
-const metadataTTL = time.Second
-
 // network is all the connections that one owner has opened to a cluster. kafka-go cannot interrupt what waits on a
 // connection, closing the network can: whatever happens, nothing outlives it.
 type network struct {
@@ -36,15 +32,11 @@ type network struct {
 func newNetwork(c Cluster, timeout time.Duration, topics ...string) *network {
 	n := &network{cluster: c, conns: make(map[*netConn]struct{})}
 	n.life, n.end = context.WithCancel(context.Background())
-	ttl := metadataTTL
-	if len(topics) == 0 {
-		ttl = 0 // kafka-go's default: all topics can be much to ask for, and a producer asks anew when it has to.
-	}
 	n.pool = &kafka.Transport{
 		Dial:           n.dial,
 		DialTimeout:    c.DialTimeout * time.Duration(len(c.Brokers)+1), // For all addresses in turn, and the handshakes.
-		MetadataTTL:    ttl,
 		MetadataTopics: topics,
+		Context:        n.life,
 		ClientID:       c.ClientID,
 		SASL:           c.SASL,
 	}
@@ -81,6 +73,11 @@ func (n *network) dial(ctx context.Context, network, addr string) (net.Conn, err
 		return nil, dialError(addr, err)
 	}
 	c := &netConn{Conn: conn, network: n}
+	if err := c.SetDeadline(time.Time{}); err != nil {
+		_ = conn.Close()
+		n.open.Done()
+		return nil, dialError(addr, err)
+	}
 	n.mu.Lock()
 	late := n.conns == nil
 	if !late {
@@ -116,6 +113,9 @@ func (n *network) connect(ctx context.Context, network, addr string) (net.Conn, 
 	return encrypted, nil
 }
 
+// refresh has the layout of the cluster read anew before the next request. Requests in progress are not disturbed.
+func (n *network) refresh() { n.pool.CloseIdleConnections() }
+
 // close cuts every connection, ends every dial, and waits until their users have noticed.
 func (n *network) close() {
 	n.mu.Lock()
@@ -133,11 +133,23 @@ func (n *network) close() {
 	n.open.Wait()
 }
 
-// netConn tells its network when its user has closed it.
+// netConn tells its network when its user has closed it. It waits for nothing without end, as kafka-go would that
+// authenticates without a deadline: none means DialTimeout from now.
 type netConn struct {
 	net.Conn
 	network *network
 	once    sync.Once
+}
+
+func (c *netConn) SetDeadline(t time.Time) error      { return c.Conn.SetDeadline(c.bound(t)) }
+func (c *netConn) SetReadDeadline(t time.Time) error  { return c.Conn.SetReadDeadline(c.bound(t)) }
+func (c *netConn) SetWriteDeadline(t time.Time) error { return c.Conn.SetWriteDeadline(c.bound(t)) }
+
+func (c *netConn) bound(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Now().Add(c.network.cluster.DialTimeout)
+	}
+	return t
 }
 
 func (c *netConn) Close() error {

@@ -10,11 +10,9 @@ import (
 
 var errNoAnswer = errors.New("kafkax: the answer leaves the partition out")
 
-// fetchOffsets asks for what the group has committed, in the order of slots.
+// fetchOffsets asks for what the group has committed, in the order of slots. What it could not learn of a single one is
+// in that one's Error.
 func fetchOffsets(ctx context.Context, client *kafka.Client, group string, slots []*slot) ([]kafka.OffsetFetchPartition, error) {
-	if len(slots) == 0 {
-		return nil, nil
-	}
 	topics := make(map[string][]int)
 	for _, s := range slots {
 		topics[s.topic] = append(topics[s.topic], s.partition)
@@ -29,11 +27,11 @@ func fetchOffsets(ctx context.Context, client *kafka.Client, group string, slots
 	out := make([]kafka.OffsetFetchPartition, len(slots))
 	for i, s := range slots {
 		p, ok := find(resp.Topics[s.topic], func(p kafka.OffsetFetchPartition) bool { return p.Partition == s.partition })
-		switch {
-		case !ok:
-			return nil, errNoAnswer
-		case p.Error != nil:
-			return nil, fmt.Errorf("kafkax: fetch offset of %s/%d: %w", s.topic, s.partition, p.Error)
+		if !ok {
+			p.Error = errNoAnswer
+		}
+		if p.Error != nil {
+			p.Error = fmt.Errorf("kafkax: fetch offset of %s/%d: %w", s.topic, s.partition, p.Error)
 		}
 		out[i] = p
 	}

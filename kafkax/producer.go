@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,6 +57,9 @@ func NewProducer(cluster Cluster, cfg ProducerConfig) (*Producer, error) {
 //
 // The error is a *ProduceError that names the messages which failed; all others are written. When ctx ends, what is on
 // its way may have been written, and is reported so. No message is no error.
+//
+// The messages' bytes must not be changed meanwhile, and when ctx has ended, not before ProducerConfig.Timeout has passed:
+// a request that is being sent is not called back.
 func (p *Producer) Produce(ctx context.Context, messages ...holdfast.Message) error {
 	return p.produce(ctx, messages, func(ctx context.Context, topic string) ([]int, error) {
 		n, err := p.partitions(ctx, topic)
@@ -72,8 +76,8 @@ func (p *Producer) Produce(ctx context.Context, messages ...holdfast.Message) er
 
 // ProduceTo is Produce to one partition of one topic, whatever the messages' own Topic says.
 func (p *Producer) ProduceTo(ctx context.Context, topic string, partition int, messages ...holdfast.Message) error {
-	if partition < 0 {
-		return fmt.Errorf("kafkax: produce to %s: partition must be 0 or more, got %d", topic, partition)
+	if partition < 0 || partition > math.MaxInt32 {
+		return fmt.Errorf("kafkax: produce to %s: partition must be 0 to %d, got %d", topic, math.MaxInt32, partition)
 	}
 	own := make([]holdfast.Message, len(messages))
 	for i, m := range messages {
@@ -147,12 +151,6 @@ func (p *Producer) begin(ctx context.Context) (_ context.Context, end func(), _ 
 		cancel(nil)
 		p.calls.Done()
 	}, nil
-}
-
-// place is where a message goes.
-type place struct {
-	topic     string
-	partition int
 }
 
 // produce partitions messages, writes the partitions side by side, and collects what failed.
@@ -240,7 +238,7 @@ func (p *Producer) partitions(ctx context.Context, topic string) (int, error) {
 	policy := p.cfg.Retry
 	policy.MaxElapsed = min(cmp.Or(policy.MaxElapsed, lookUpPatience), lookUpPatience)
 	return retry.DoValueThrough(ctx, p.cfg.Breaker, policy, func(ctx context.Context) (int, error) {
-		p.refresh()
+		p.net.refresh()
 		n, err := p.lookUp(ctx, topic)
 		switch {
 		case err == nil:
@@ -256,7 +254,7 @@ func (p *Producer) partitions(ctx context.Context, topic string) (int, error) {
 
 // exists asks a broker whether there is such a partition.
 func (p *Producer) exists(ctx context.Context, at place) (bool, error) {
-	p.refresh()
+	p.net.refresh()
 	n, err := p.lookUp(ctx, at.topic)
 	if errors.Is(err, kafka.UnknownTopicOrPartition) {
 		return false, nil
@@ -279,6 +277,3 @@ func (p *Producer) lookUp(ctx context.Context, topic string) (int, error) {
 	}
 	return 0, kafka.UnknownTopicOrPartition
 }
-
-// refresh has the layout of the cluster read anew before the next request. Requests in progress are not disturbed.
-func (p *Producer) refresh() { p.net.pool.CloseIdleConnections() }

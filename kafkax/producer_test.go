@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -90,7 +93,7 @@ func TestProduceKeepsEverything(t *testing.T) {
 		if err != nil || len(got) != 2 {
 			t.Fatalf("%d messages, %v", len(got), err)
 		}
-		if m := got[0]; m.Partition != 1 || string(m.Key) != string(want.Key) || m.Value == nil || len(m.Value) != 0 || !m.Time.Equal(at) || fmt.Sprint(m.Headers) != fmt.Sprint(want.Headers) {
+		if m := got[0]; m.Partition != 1 || string(m.Key) != string(want.Key) || m.Value == nil || len(m.Value) != 0 || !m.Time.Equal(at) || !reflect.DeepEqual(m.Headers, want.Headers) {
 			t.Errorf("got %+v", m)
 		}
 		if m := got[1]; m.Key == nil || m.Value != nil || time.Since(m.Time) > time.Second {
@@ -444,6 +447,96 @@ func TestProducerClose(t *testing.T) {
 		}
 		if err := p.Close(t.Context()); err != nil {
 			t.Errorf("closing again: %v", err)
+		}
+	})
+}
+
+// TestLoad has many more calls than MaxRequests meet brokers that hang. The circuit opens, and those that wait for their
+// turn learn of it.
+func TestLoad(t *testing.T) {
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 8}}, kafkax.ProducerConfig{}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		defer server.Inject(testkit.Fault{API: testkit.APIProduce, Hang: true, Times: -1})()
+		began := time.Now()
+		var calls sync.WaitGroup
+		for range 500 {
+			calls.Go(func() {
+				if err := p.Produce(t.Context(), message("orders", "v")); err == nil {
+					t.Error("written")
+				}
+			})
+		}
+		calls.Wait()
+		if took := time.Since(began); took > 40*time.Second { // A request, one behind it, and a probe.
+			t.Errorf("the last call took %v", took)
+		}
+	})
+}
+
+// TestAmbiguousBatchBarsLater has a batch refused after an attempt that may have written it. Messages with which nothing
+// is wrong have failed then, so what follows them must wait.
+func TestAmbiguousBatchBarsLater(t *testing.T) {
+	kcfg := testkit.KafkaConfig{Topics: map[string]int{"orders": 1}, Configs: map[string]string{"message.max.bytes": "2000"}}
+	withProducer(t, kcfg, kafkax.ProducerConfig{BatchBytes: 4000}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		server.Inject(testkit.Fault{API: testkit.APIProduce, LoseAck: true})
+		messages := []holdfast.Message{
+			message("orders", "a"), message("orders", strings.Repeat("x", 3000)), // One batch,
+			message("orders", strings.Repeat("y", 1500)), message("orders", "z"), // and another.
+		}
+		failed := failure(t, p.Produce(t.Context(), messages...))
+		if !slices.Equal(failed.Indexes(), []int{0, 1, 2, 3}) || !failed.Ambiguous() || failed.Permanent() {
+			t.Errorf("got %+v", failed.Failures)
+		}
+		if got := values(t, server, "orders")[0]; len(got) != 0 {
+			t.Errorf("written: %v", got)
+		}
+	})
+}
+
+func TestProduceToNonsense(t *testing.T) {
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, kafkax.ProducerConfig{}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		for _, partition := range []int{-1, 1 << 32} { // The latter is 0 in 32 bits.
+			if err := p.ProduceTo(t.Context(), "orders", partition, message("", "v")); err == nil || !strings.Contains(err.Error(), strconv.Itoa(partition)) {
+				t.Errorf("partition %d: %v", partition, err)
+			}
+		}
+		if got := values(t, server, "orders"); len(got) != 0 {
+			t.Errorf("written: %v", got)
+		}
+	})
+}
+
+// TestCloseWhileDialling leaves no goroutine behind, of kafka-go's neither: the bubble would not end.
+func TestCloseWhileDialling(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, _ *testkit.KafkaServer, cluster kafkax.Cluster) {
+		well := cluster.Dial
+		var hang atomic.Bool
+		cluster.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if hang.Load() {
+				return hangingDial(ctx, network, addr)
+			}
+			return well(ctx, network, addr)
+		}
+		for range 30 { // What the call sees first, the end of its context or of its dial, is a matter of luck.
+			hang.Store(false)
+			p, err := kafkax.NewProducer(cluster, kafkax.ProducerConfig{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.Partitions(t.Context(), "orders"); err != nil {
+				t.Fatal(err)
+			}
+			hang.Store(true)
+			done := make(chan error, 1)
+			go func() { done <- p.Produce(context.Background(), message("orders", "v")) }()
+			time.Sleep(time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			if err := p.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("Close: %v", err)
+			}
+			cancel()
+			if err := <-done; err == nil {
+				t.Error("Produce succeeded")
+			}
 		}
 	})
 }

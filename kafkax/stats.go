@@ -26,7 +26,7 @@ type GroupStats struct {
 	LastDrain     time.Duration // From the revoke until the last handler had returned.
 	DrainTimeouts uint64        // Drains that took longer than DrainTimeout.
 
-	Partitions []PartitionStats // Of the present generation, empty while not joined.
+	Partitions []PartitionStats // What handlers have of the present generation, empty while not joined.
 }
 
 // PartitionStats is a snapshot of one claim.
@@ -36,7 +36,7 @@ type PartitionStats struct {
 	Committed  int64 // What the group's coordinator holds, as far as known. -1 for nothing.
 	Position   int64 // What the handler will fetch next.
 	End        int64 // The high watermark as last seen, -1 before the first answer.
-	Lag        int64 // End minus Committed, or minus Position where nothing is committed yet; never below 0.
+	Lag        int64 // End minus Committed, or minus Position where nothing is committed yet. -1 while End is unknown.
 	Prefetched int64 // Bytes that wait for the handler.
 }
 
@@ -112,21 +112,28 @@ func (s *groupStats) snapshot() GroupStats {
 	}
 	out.Member, out.Generation = g.member, int(g.id)
 	for _, c := range g.claims {
-		out.Partitions = append(out.Partitions, c.snapshot())
+		if p := c.snapshot(); p.Position >= 0 {
+			out.Partitions = append(out.Partitions, p)
+		}
 	}
 	return out
 }
 
 func (c *claim) snapshot() PartitionStats {
+	c.mu.Lock()
+	next := c.next
+	c.mu.Unlock()
 	p := PartitionStats{
 		Topic: c.topic, Partition: c.partition,
-		Committed: c.committer.committed(c.slot), Position: c.position.Load(),
-		End: c.end.Load(), Prefetched: c.prefetched.Load(),
+		Committed: c.committer.committed(c.slot), Position: next,
+		End: c.end.Load(), Lag: -1, Prefetched: c.prefetched.Load(),
 	}
 	from := p.Committed
 	if from < 0 {
 		from = p.Position
 	}
-	p.Lag = max(p.End-from, 0)
+	if p.End >= 0 {
+		p.Lag = max(p.End-from, 0)
+	}
 	return p
 }

@@ -372,6 +372,9 @@ func TestPause(t *testing.T) {
 		if n := r.consumer.Stats().Groups[0].Partitions[0].Prefetched; n <= 0 || n > 100_000 {
 			t.Errorf("%d bytes prefetched", n)
 		}
+		if n := server.Requests(testkit.APIHeartbeat); n < 375 || n > 381 {
+			t.Errorf("%d heartbeats in 19 minutes, want one in 3 s", n)
+		}
 		time.Sleep(time.Minute)
 		until(t, "all read", func() bool { return seen.distinct() == 2000 })
 		if n := r.consumer.Stats().Groups[0].Generations; n != 1 {

@@ -52,10 +52,11 @@ func (w *writer) fit(indexes []int) int {
 }
 
 // batch writes messages with one request. A batch that is refused for what is in it is halved until those at fault stand
-// alone. It returns an error that bars what follows, and nil when only such messages have failed.
+// alone, unless it may be written already. It returns an error that bars what follows, and nil when only such messages have
+// failed.
 func (w *writer) batch(ctx context.Context, indexes []int) error {
 	ambiguous := false
-	err := retry.DoThrough(ctx, w.producer.cfg.Breaker, w.producer.cfg.Retry, func(ctx context.Context) error {
+	attempt := func(ctx context.Context) error {
 		err := w.attempt(ctx, indexes)
 		if err == nil {
 			return nil
@@ -72,14 +73,29 @@ func (w *writer) batch(ctx context.Context, indexes []int) error {
 			}
 		}
 		return verdict
+	}
+	policy, circuit := w.producer.cfg.Retry, w.producer.cfg.Breaker
+	policy.Retryable = func(err error) bool {
+		worth := w.producer.cfg.Retry.Retryable
+		return !circuit.IsOpen() && (worth == nil || worth(err))
+	}
+	err := retry.Do(ctx, policy, func(ctx context.Context) error {
+		// Before the circuit is asked: a call that waits for its turn must see what has become of the circuit meanwhile.
+		select {
+		case w.producer.requests <- struct{}{}:
+			defer func() { <-w.producer.requests }()
+		case <-ctx.Done():
+			return &unsentError{ctx.Err()}
+		}
+		return circuit.Execute(ctx, attempt)
 	})
 	switch {
 	case err == nil:
 		return nil
-	case !holdfast.IsPermanent(err):
+	case !holdfast.IsPermanent(err), ambiguous && len(indexes) > 1:
 		w.fail(indexes, err, ambiguous)
 		return err
-	case len(indexes) == 1 || ambiguous:
+	case len(indexes) == 1:
 		w.fail(indexes, err, ambiguous)
 		return nil
 	}
@@ -93,14 +109,6 @@ func (w *writer) batch(ctx context.Context, indexes []int) error {
 
 // attempt sends one request.
 func (w *writer) attempt(ctx context.Context, indexes []int) error {
-	select {
-	case w.producer.requests <- struct{}{}:
-		defer func() { <-w.producer.requests }()
-	case <-ctx.Done():
-	}
-	if err := ctx.Err(); err != nil {
-		return &unsentError{err}
-	}
 	records := make([]kafka.Record, len(indexes))
 	now := time.Now()
 	for n, i := range indexes {

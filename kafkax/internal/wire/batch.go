@@ -13,7 +13,7 @@ import (
 var (
 	ErrCorrupt   = errors.New("corrupt record batch")
 	ErrOldFormat = errors.New("message format older than the record batch (magic 2, Kafka 0.11) is not supported")
-	ErrTooLarge  = errors.New("record batch needs more memory than Config.MaxBytes")
+	ErrTooLarge  = errors.New("record batch needs more memory than one answer may take")
 )
 
 // errPartial says that the answer ends within the batch: brokers cut the last one where MaxBytes ends.

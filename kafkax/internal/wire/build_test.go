@@ -6,8 +6,9 @@ import (
 	"hash/crc32"
 	"testing"
 
-	"github.com/holdfast-io/holdfast"
 	"github.com/segmentio/kafka-go/compress"
+
+	"github.com/holdfast-io/holdfast"
 )
 
 // rawBatch builds a record batch byte by byte, wrong ones too.

@@ -18,7 +18,7 @@ var ErrTooMany = errors.New("wire: too many outstanding requests")
 
 // MaxOutstanding is how many requests may wait for their answers on one Conn. A broker works on one request per
 // connection at a time, so one ahead of the answer being handled is all that pays.
-const MaxOutstanding = 8
+const MaxOutstanding = 2
 
 const (
 	defaultTimeout  = 10 * time.Second

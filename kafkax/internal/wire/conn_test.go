@@ -13,13 +13,14 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/holdfast-io/holdfast"
-	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
 	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
 )
 
 func startCluster(t *testing.T, opts ...kfake.Opt) (addr string) {
@@ -124,9 +125,8 @@ func TestFetchEveryCodec(t *testing.T) {
 		t.Fatal(err)
 	}
 	end := int64(len(want))
-	if resp.NextOffset != end || resp.HighWatermark != end || resp.LastStable != end || resp.LogStart != 0 {
-		t.Errorf("next %d, end %d, stable %d, start %d, want %d three times and 0",
-			resp.NextOffset, resp.HighWatermark, resp.LastStable, resp.LogStart, end)
+	if resp.NextOffset != end || resp.HighWatermark != end || resp.LastStable != end {
+		t.Errorf("next %d, end %d, stable %d, want %d", resp.NextOffset, resp.HighWatermark, resp.LastStable, end)
 	}
 	if len(resp.Messages) != len(want) {
 		t.Fatalf("%d messages, want %d", len(resp.Messages), len(want))
@@ -291,7 +291,7 @@ func TestRequestOnTheWire(t *testing.T) {
 			server := newServer(t, version)
 			server.dialer.ClientID = "billing"
 			conn := dial(t, "broker:9092", server.dialer, wire.Config{})
-			req := wire.Request{Topic: "t", Partition: 3, Offset: 1 << 40, MaxWait: 250 * time.Millisecond, MinBytes: 5, MaxBytes: 1 << 19, ReadCommitted: true}
+			req := wire.Request{Topic: "t", Partition: 3, Offset: 1 << 40, MaxWait: 250 * time.Millisecond, MaxBytes: 1 << 19, ReadCommitted: true}
 			if err := conn.Send(req); err != nil {
 				t.Fatal(err)
 			}
@@ -307,7 +307,7 @@ func TestRequestOnTheWire(t *testing.T) {
 			if again := got.AppendTo(nil); !bytes.Equal(again, request[17:]) {
 				t.Errorf("version %d: %x, want %x", version, request[17:], again)
 			}
-			if got.ReplicaID != -1 || got.MaxWaitMillis != 250 || got.MinBytes != 5 || got.IsolationLevel != 1 || got.SessionEpoch != -1 {
+			if got.ReplicaID != -1 || got.MaxWaitMillis != 250 || got.MinBytes != 1 || got.IsolationLevel != 1 || got.SessionEpoch != -1 {
 				t.Errorf("version %d: %+v", version, got)
 			}
 			partition := got.Topics[0].Partitions[0]
@@ -465,7 +465,6 @@ func TestRequestRefused(t *testing.T) {
 		"Partition": {Topic: "t", Partition: -1},
 		"Offset":    {Topic: "t", Offset: -1},
 		"MaxWait":   {Topic: "t", MaxWait: -1},
-		"MinBytes":  {Topic: "t", MinBytes: -1},
 		"MaxBytes":  {Topic: "t", MaxBytes: 2 << 20},
 	} {
 		if err := conn.Send(req); err == nil || !strings.Contains(err.Error(), "Request."+field) {

@@ -10,9 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-io/holdfast"
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/compress"
+
+	"github.com/holdfast-io/holdfast"
 )
 
 // plainBatch holds a record at each of the offsets, valued with its offset.
@@ -30,8 +31,10 @@ func marker(offset, producer int64, commit bool) rawBatch {
 	if commit {
 		key[3] = 1
 	}
-	return rawBatch{base: offset, attributes: transactionalBit | controlBit, producer: producer,
-		records: []rawRecord{{offset: offset, key: key, value: make([]byte, 6)}}}
+	return rawBatch{
+		base: offset, attributes: transactionalBit | controlBit, producer: producer,
+		records: []rawRecord{{offset: offset, key: key, value: make([]byte, 6)}},
+	}
 }
 
 func transactionalBatch(offset, producer int64) rawBatch {

@@ -13,8 +13,8 @@ import (
 )
 
 // Dial connects to the broker at addr the way d would, with its DialFunc, TLS, SASLMechanism, ClientID, Resolver and
-// Timeout, and agrees on a version of Fetch with it. A broker answers for the partitions that it leads, so ask
-// d.LookupPartition where to dial. d is not changed.
+// Timeout, and agrees on a version of Fetch with it. A broker answers for the partitions that it leads. d is
+// not changed.
 //
 // When ctx ends first, the connection is closed, in the middle of a handshake too, and ctx's cause is in the error's
 // chain. Once Dial has returned, ctx means nothing to the Conn.

@@ -18,12 +18,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/sasl"
 	"github.com/segmentio/kafka-go/sasl/plain"
 	"github.com/segmentio/kafka-go/sasl/scram"
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
 )
 
 func TestDialSecured(t *testing.T) {

@@ -2,7 +2,7 @@
 // authenticated: kafka.Conn.ReadBatch reads a batch's checksum without comparing it and hands control records out as
 // messages, kafka.Client.Fetch does neither but takes twice the time.
 //
-// A Conn sends Fetch requests, several ahead if its user likes, and decodes one answer after the other into
+// A Conn sends Fetch requests, one ahead if its user likes, and decodes one answer after the other into
 // []holdfast.Message. One buffer per answer is the arena that all keys and values point into; it belongs to the messages
 // from then on and is never used again. A compressed batch has an arena of its own.
 //

@@ -30,6 +30,7 @@ func (f *inflater) inflate(code int8, src []byte, limit int) ([]byte, error) {
 		err = checkSnappy(src, limit)
 	case compress.Zstd:
 		err = checkZstd(src, limit)
+	default:
 	}
 	if err != nil {
 		return nil, err

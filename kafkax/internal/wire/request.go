@@ -18,7 +18,7 @@ const (
 	minFetchVersion = 4
 	maxFetchVersion = 11
 
-	defaultMinBytes     = 1
+	minBytes            = 1 // that a broker waits for
 	defaultRequestBytes = 1 << 20
 )
 
@@ -28,11 +28,8 @@ type Request struct {
 	Partition int
 	Offset    int64
 
-	// MaxWait is how long the broker waits for MinBytes, rounded down to milliseconds. 0 means not at all.
+	// MaxWait is how long the broker waits for a message, rounded down to milliseconds. 0 means not at all.
 	MaxWait time.Duration
-
-	// MinBytes is what the broker waits for. 0 means 1.
-	MinBytes int
 
 	// MaxBytes is when the broker stops adding batches. A first batch that is larger comes whole all the same, as long
 	// as it stays within Config.MaxBytes. 0 means 1 MiB.
@@ -43,7 +40,6 @@ type Request struct {
 }
 
 func (r Request) withDefaults() Request {
-	r.MinBytes = cmp.Or(r.MinBytes, defaultMinBytes)
 	r.MaxBytes = cmp.Or(r.MaxBytes, defaultRequestBytes)
 	return r
 }
@@ -68,9 +64,6 @@ func (r Request) validate(cfg Config) error {
 	if r.MaxBytes < 0 || r.MaxBytes > cfg.MaxBytes {
 		bad("MaxBytes", fmt.Sprintf("positive and at most Config.MaxBytes (%d), or 0 for %d", cfg.MaxBytes, defaultRequestBytes), r.MaxBytes)
 	}
-	if r.MinBytes < 0 || r.MinBytes > math.MaxInt32 {
-		bad("MinBytes", "positive, or 0 for 1", r.MinBytes)
-	}
 	return errors.Join(errs...)
 }
 
@@ -80,7 +73,7 @@ func (r Request) appendTo(b []byte, version int16, id int32, clientID string) []
 	b = appendHeader(b, apiFetch, version, id, clientID)
 	b = appendInt32(b, -1) // replica id: a consumer
 	b = appendInt32(b, int32(r.MaxWait.Milliseconds()))
-	b = appendInt32(b, int32(r.MinBytes))
+	b = appendInt32(b, minBytes)
 	b = appendInt32(b, math.MaxInt32) // the partition's own limit is the one that counts
 	if r.ReadCommitted {
 		b = append(b, 1)

@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/holdfast-io/holdfast"
 	"github.com/segmentio/kafka-go"
+
+	"github.com/holdfast-io/holdfast"
 )
 
 // errMalformed says that an answer is not what the protocol says it must be. Nothing that follows on the connection can
@@ -24,7 +25,6 @@ type Response struct {
 
 	HighWatermark int64 // The end of the partition: what is fully replicated. -1 when unknown.
 	LastStable    int64 // The first offset of an open transaction, else HighWatermark. -1 when unknown.
-	LogStart      int64 // The partition's first offset. -1 when unknown.
 
 	// Size is the memory that Messages hold on to, at most, in bytes: their buffers included.
 	Size int
@@ -35,7 +35,7 @@ type Response struct {
 
 // decode makes a Response of an answer's body, which becomes the arena of its messages.
 func (d *decoder) decode(req Request, version int16, answer []byte) (Response, error) {
-	resp := Response{NextOffset: req.Offset, HighWatermark: -1, LastStable: -1, LogStart: -1}
+	resp := Response{NextOffset: req.Offset, HighWatermark: -1, LastStable: -1}
 	in := cursor{b: answer}
 	resp.Throttle = time.Duration(max(in.int32(), 0)) * time.Millisecond
 	if version >= 7 {
@@ -60,7 +60,7 @@ func (d *decoder) decode(req Request, version int16, answer []byte) (Response, e
 	resp.HighWatermark = in.int64()
 	resp.LastStable = in.int64()
 	if version >= 5 {
-		resp.LogStart = in.int64()
+		in.int64() // log start
 	}
 	aborted := in.bytes(abortedSize * max(int(in.int32()), 0)) // -1 is null
 	if version >= 11 {

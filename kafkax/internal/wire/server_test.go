@@ -7,9 +7,10 @@ import (
 	"net"
 	"testing"
 
-	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
 	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
 )
 
 // server is a broker at the other end of a pipe. It answers ApiVersions; everything else is up to the test.

@@ -5,8 +5,9 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"github.com/holdfast-io/holdfast"
 	"github.com/segmentio/kafka-go/compress"
+
+	"github.com/holdfast-io/holdfast"
 )
 
 // BenchmarkDecode decodes an answer of about 1 MiB: messages of 200 bytes with an 8-byte key in batches of 16 KiB.

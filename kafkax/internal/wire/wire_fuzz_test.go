@@ -9,9 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-io/holdfast"
 	"github.com/segmentio/kafka-go/compress"
 	"github.com/segmentio/kafka-go/protocol"
+
+	"github.com/holdfast-io/holdfast"
 )
 
 // sealAll corrects the checksums of all whole batches in b, so that a fuzzer gets past them.

@@ -1,0 +1,72 @@
+package kafkax
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	metadataapi "github.com/segmentio/kafka-go/protocol/metadata"
+)
+
+// layoutVersion is the first version of a Metadata request that does not create the topics it names (Kafka 0.11).
+const layoutVersion = 4
+
+// layoutRequest is a Metadata request that goes to a broker. kafka-go's Transport answers its own from a cache, whose age
+// is also the longest that a broker may take to answer: there is no setting that is right for both.
+type layoutRequest struct {
+	metadataapi.Request
+	clientID string
+}
+
+// Required and RawExchange have the transport leave the exchange to us.
+func (r *layoutRequest) Required(map[protocol.ApiKey]int16) bool { return true }
+
+func (r *layoutRequest) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
+	answer, err := protocol.RoundTrip(rw, layoutVersion, 0, r.clientID, &r.Request)
+	if err != nil {
+		return nil, err
+	}
+	return layout{answer.(*metadataapi.Response)}, nil
+}
+
+// layout is the answer. As a mere *metadataapi.Response, the transport would take its request for one of its own.
+type layout struct{ *metadataapi.Response }
+
+// layout asks a broker for the topics' partitions and where they are.
+func (n *network) layout(ctx context.Context, topics ...string) (layout, error) {
+	ctx, cancel := context.WithTimeout(ctx, n.client.Timeout)
+	defer cancel()
+	answer, err := n.pool.RoundTrip(ctx, n.client.Addr, &layoutRequest{
+		Request:  metadataapi.Request{TopicNames: topics},
+		clientID: n.cluster.ClientID,
+	})
+	if err != nil {
+		return layout{}, fmt.Errorf("kafkax: metadata: %w", err)
+	}
+	return answer.(layout), nil
+}
+
+// leader says where a partition's leader is.
+func (n *network) leader(ctx context.Context, topic string, partition int) (addr string, err error) {
+	layout, err := n.layout(ctx, topic)
+	if err != nil {
+		return "", err
+	}
+	for _, t := range layout.Topics {
+		if t.ErrorCode != 0 {
+			return "", fmt.Errorf("kafkax: leader of %s/%d: %w", topic, partition, kafka.Error(t.ErrorCode))
+		}
+		p, ok := find(t.Partitions, func(p metadataapi.ResponsePartition) bool { return int(p.PartitionIndex) == partition })
+		if !ok {
+			break
+		}
+		if b, ok := find(layout.Brokers, func(b metadataapi.ResponseBroker) bool { return b.NodeID == p.LeaderID }); ok {
+			return net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))), nil
+		}
+	}
+	return "", fmt.Errorf("kafkax: leader of %s/%d: %w", topic, partition, kafka.LeaderNotAvailable)
+}
