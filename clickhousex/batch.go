@@ -14,22 +14,39 @@ import (
 	"github.com/holdfast-io/holdfast/breaker"
 )
 
-// detach gives a context that ends with ctx, or at the deadline unless that is zero, until release is called; after a
-// release without an error it ends at the deadline only. The driver watches a batch's context for as long as Send runs
+// detach gives a context that ends at the deadline, unless that is zero, or when ctx is cancelled, until release is called;
+// after a release without an error it ends a second later. The driver watches a batch's context for as long as Send runs
 // and closes the connection when it ends; a cancel just after Send may still hit the connection, which by then is in the
 // pool or in another call's hands (clickhouse-go#2032).
+//
+// The deadline's cause is the pool's timeout, which the driver reports for a deadline that passes while it waits for a free
+// connection, and for no other. Ctx's own deadline must be no earlier: nobody sees which of two came first.
 func detach(ctx context.Context, deadline time.Time) (inner context.Context, release func(error)) {
-	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	if !deadline.IsZero() {
-		inner, cancel = context.WithDeadline(context.WithoutCancel(ctx), deadline)
+	var cancel context.CancelFunc
+	if deadline.IsZero() {
+		inner, cancel = context.WithCancel(context.WithoutCancel(ctx))
+	} else {
+		inner, cancel = context.WithDeadlineCause(context.WithoutCancel(ctx), deadline, clickhouse.ErrAcquireConnTimeout)
 	}
-	stop := context.AfterFunc(ctx, cancel)
+	stop := context.AfterFunc(ctx, func() {
+		if deadline.IsZero() || !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			cancel()
+		}
+	})
 	return inner, func(err error) {
 		stop()
 		if err != nil {
 			cancel()
+			return
 		}
+		time.AfterFunc(time.Second, cancel)
 	}
+}
+
+// bounded is detach to ctx's own deadline.
+func bounded(ctx context.Context) (inner context.Context, release func(error)) {
+	deadline, _ := ctx.Deadline()
+	return detach(ctx, deadline)
 }
 
 // callerError adds the end of the caller's context to an error that came of it. The driver may say only that the
@@ -47,25 +64,25 @@ type batch struct {
 	ctx     context.Context
 	batch   driver.Batch
 	release func(error)
-	stored  atomic.Bool // A Send has succeeded.
+	sent    atomic.Bool
 }
 
 var _ driver.Batch = (*batch)(nil)
 
-// Send ends the insert. When the circuit rejects it, nothing is sent and Send may be called again, or Close. After a
-// Send that returned nil there is no other: the driver's own would send the rows once more.
+// Send ends the insert. When the circuit rejects it, nothing is sent and Send may be called again, or Close. Otherwise it
+// is sent once, whatever comes of it: the driver's own would send the rows once more.
 func (b *batch) Send() error {
-	if b.stored.Load() {
-		return clickhouse.ErrBatchAlreadySent
+	if b.sent.Load() {
+		return fmt.Errorf("clickhousex: prepare a new batch to send the rows again: %w", clickhouse.ErrBatchAlreadySent)
 	}
 	permit, err := b.conn.allow(b.ctx)
 	if err != nil {
 		return err
 	}
 	defer permit.DoneAs(breaker.Failure, nil) // Only a panic comes here without a report.
+	b.sent.Store(true)
 	err = callerError(b.ctx, b.batch.Send())
 	b.release(err)
-	b.stored.Store(err == nil)
 	report(b.ctx, permit, err)
 	return err
 }
@@ -73,7 +90,7 @@ func (b *batch) Send() error {
 // Flush sends what was appended so far. It makes the insert neither atomic nor repeatable: what was flushed stays, even
 // when the batch is aborted.
 func (b *batch) Flush() error {
-	return b.conn.call(b.ctx, func() error { return callerError(b.ctx, b.batch.Flush()) })
+	return b.conn.call(b.ctx, func(context.Context) error { return b.batch.Flush() })
 }
 
 // Close and Abort free the connection and ask no breaker: a rejection would leak it.

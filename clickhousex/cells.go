@@ -202,6 +202,9 @@ type anyCells struct {
 
 func (c *anyCells) add(row reflect.Value) error {
 	value, err := plain(c.columnType, row.FieldByIndex(c.index))
+	if day, ok := value.(time.Time); ok && c.columnType.base == "Date32" {
+		value = beginningOfDay(day)
+	}
 	if err == nil {
 		err = c.try(value)
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"database/sql"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/http"
@@ -23,14 +24,16 @@ import (
 // Class says what an error of ClickHouse, of its driver or of the network in between asks for.
 type Class int
 
-// The classes. Transient, overload and ambiguous count as failures of the server; the others move no circuit.
+// The classes. Transient, overload and ambiguous count as failures of the server; the others move no circuit. What a class
+// says of trying again is of reads: a write may have been done in part whatever the class, unless it is SafeToRetry.
 const (
 	ClassNone      Class = iota // No failure: nil, an empty result, an insert that the server knew already.
-	ClassTransient              // It failed and did nothing, and clears by itself: try again.
-	ClassOverload               // The server is at a limit and did nothing: try again, more slowly.
-	ClassAmbiguous              // It may have been done: repeat a read, repeat a write only where that is harmless.
-	ClassData                   // A row, or a value to scan into, is at fault: nothing was stored, the same rows fail again.
-	ClassConfig                 // Schema, rights, settings or certificates are at fault until someone mends them.
+	ClassTransient              // It failed, and that clears by itself: try again.
+	ClassOverload               // The server is at a limit: try again, more slowly.
+	ClassAmbiguous              // The answer was lost, or says that the work may have been done.
+	ClassUnknown                // The server answered with a code that this package does not know: try a few times, then look.
+	ClassData                   // A row, or a value to scan into, is at fault: the same rows fail again.
+	ClassConfig                 // Schema, views, rights, settings or certificates are at fault until someone mends them.
 	ClassCancelled              // The caller gave up, or closed the connection; whether it was done is not known.
 	ClassPool                   // Our own pool had no free connection: nothing was sent.
 	ClassRejected               // The circuit breaker let it not pass: nothing was sent.
@@ -47,6 +50,8 @@ func (c Class) String() string {
 		return "overload"
 	case ClassAmbiguous:
 		return "ambiguous"
+	case ClassUnknown:
+		return "unknown"
 	case ClassData:
 		return "data"
 	case ClassConfig:
@@ -58,7 +63,7 @@ func (c Class) String() string {
 	case ClassRejected:
 		return "rejected"
 	default:
-		return "unknown"
+		return fmt.Sprintf("Class(%d)", int(c))
 	}
 }
 
@@ -66,25 +71,35 @@ func (c Class) String() string {
 // a write see SafeToRetry. A call that an open circuit refused is not retryable: wait until the circuit is ready.
 func Retryable(err error) bool {
 	switch Classify(err) {
-	case ClassTransient, ClassOverload, ClassAmbiguous, ClassPool:
+	case ClassTransient, ClassOverload, ClassAmbiguous, ClassUnknown, ClassPool:
 		return true
 	default:
 		return false
 	}
 }
 
-// SafeToRetry says whether err guarantees that nothing was stored. It is false for nil.
+// SafeToRetry says whether err guarantees that nothing was stored, of an insert of one block at least: an INSERT of many,
+// or a SELECT's, may have stored some before it met a bad row. It is false for nil.
 func SafeToRetry(err error) bool {
 	switch Classify(err) {
-	case ClassTransient, ClassOverload, ClassData, ClassConfig, ClassPool, ClassRejected:
+	case ClassPool, ClassRejected:
 		return true
+	case ClassTransient, ClassOverload, ClassData, ClassConfig:
+		var (
+			known     *failure
+			exception *proto.Exception
+		)
+		if errors.As(err, &known) {
+			return !known.unknown
+		}
+		return !errors.As(err, &exception) || raisedBeforeWriting(exception)
 	default:
 		return false
 	}
 }
 
-// Classify finds the class of an error that a Conn, an Inserter or the driver returned. What it does not know is
-// ambiguous: tried again a few times, and never taken for a bad row.
+// Classify finds the class of an error that a Conn, an Inserter or the driver returned. What it does not know is unknown
+// when the server said it and else ambiguous: tried again a few times, and never taken for a bad row.
 func Classify(err error) Class {
 	switch {
 	case err == nil:
@@ -104,16 +119,13 @@ func Classify(err error) Class {
 	case holdfast.IsPermanent(err):
 		return ClassData
 	}
-	var known *failure
-	if errors.As(err, &known) { // An Inserter knew how far it had come.
+	if known, ok := errors.AsType[*failure](err); ok { // An Inserter knew how far it had come.
 		return known.class
 	}
-	var exception *proto.Exception
-	if errors.As(err, &exception) {
+	if exception, ok := errors.AsType[*proto.Exception](err); ok {
 		return classifyException(exception)
 	}
-	var httpError *clickhouse.HTTPError
-	if errors.As(err, &httpError) {
+	if httpError, ok := errors.AsType[*clickhouse.HTTPError](err); ok {
 		return classifyHTTP(httpError.StatusCode)
 	}
 	if class := classifyDriver(err); class != ClassNone {
@@ -126,8 +138,8 @@ func Classify(err error) Class {
 // ClickHouse's src/Common/ErrorCodes.cpp; where the known consumers (clickhouse-kafka-connect, Vector, glassflow)
 // disagree, the reading that loses nothing wins.
 func classifyException(e *proto.Exception) Class {
-	if strings.Contains(e.Message, "while pushing to view") {
-		return ClassAmbiguous // Whatever went wrong in the view, the table itself may hold the rows by then.
+	if whilePushing(e) {
+		return ClassConfig // Whatever it is, the table takes rows that its view does not.
 	}
 	switch e.Code {
 	case 389: // INSERT_WAS_DEDUPLICATED: an earlier attempt is stored.
@@ -190,19 +202,40 @@ func classifyException(e *proto.Exception) Class {
 		return ClassData
 
 	case 7, 9, 10, 15, 16, 20, 47, // columns: wrong count or size, not found, duplicate, not in the table, unknown identifier
-		36, 43, 44, 46, // BAD_ARGUMENTS, ILLEGAL_TYPE_OF_ARGUMENT, ILLEGAL_COLUMN, UNKNOWN_FUNCTION
-		48, 50, // NOT_IMPLEMENTED, UNKNOWN_TYPE
+		36, 43, 44, 46, 446, // BAD_ARGUMENTS, ILLEGAL_TYPE_OF_ARGUMENT, ILLEGAL_COLUMN, UNKNOWN_FUNCTION, FUNCTION_NOT_ALLOWED
+		1, 48, 50, 344, 455, // UNSUPPORTED_METHOD, NOT_IMPLEMENTED, UNKNOWN_TYPE, SUPPORT_IS_DISABLED, SUSPICIOUS_TYPE_FOR_LOW_CARDINALITY
+		119, 170, 701, // ENGINE_REQUIRED, BAD_GET, CLUSTER_DOESNT_EXIST: BAD_GET is old servers' word for a missing cluster.
 		57, 60, 81, 218, // TABLE_ALREADY_EXISTS, UNKNOWN_TABLE, UNKNOWN_DATABASE, TABLE_IS_DROPPED: a DDL may bring it back.
 		62, 73, 80, // SYNTAX_ERROR, UNKNOWN_FORMAT, INCORRECT_QUERY
-		115, 452, 472, // UNKNOWN_SETTING, SETTING_CONSTRAINT_VIOLATION, READONLY_SETTING
+		115, 452, 456, 472, // UNKNOWN_SETTING, SETTING_CONSTRAINT_VIOLATION, UNKNOWN_QUERY_PARAMETER, READONLY_SETTING
 		164,                // READONLY: the user's or the profile's.
 		192, 193, 194, 195, // UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, IP_ADDRESS_NOT_ALLOWED
-		291, 497, 516, // DATABASE_ACCESS_DENIED, ACCESS_DENIED, AUTHENTICATION_FAILED
+		291, 497, 516, 720, // DATABASE_ACCESS_DENIED, ACCESS_DENIED, AUTHENTICATION_FAILED, USER_EXPIRED
 		392: // QUERY_IS_PROHIBITED
 		return ClassConfig
 
 	default:
-		return ClassAmbiguous // New codes appear with every release. Guessing "bad row" would lose data.
+		return ClassUnknown // New codes appear with every release. Guessing "bad row" would lose data.
+	}
+}
+
+// whilePushing says that the exception came out of a materialized view. The table itself may hold the rows by then.
+func whilePushing(e *proto.Exception) bool {
+	return strings.Contains(e.Message, "while pushing to view")
+}
+
+// raisedBeforeWriting says that the server raises this exception before it writes the first row of a block: when it reads
+// the statement, takes the block in, converts it and checks its constraints, and when it counts the table's parts, which
+// it never does in the middle (MergeTreeSink::onStart). What a shard says of its rows is not known of the others'.
+func raisedBeforeWriting(e *proto.Exception) bool {
+	if whilePushing(e) || strings.Contains(e.Message, "Received from ") {
+		return false
+	}
+	switch classifyException(e) {
+	case ClassData, ClassConfig:
+		return true
+	default:
+		return e.Code == 202 || e.Code == 252 // TOO_MANY_SIMULTANEOUS_QUERIES, TOO_MANY_PARTS
 	}
 }
 
@@ -233,6 +266,8 @@ func classifyDriver(err error) Class {
 		return ClassConfig
 	case errors.Is(err, clickhouse.ErrBatchInvalid): // An Append before failed.
 		return ClassData
+	case strings.Contains(err.Error(), "has unsupported data type"): // A setting's value, to a server of before 20.6.
+		return ClassConfig
 	}
 	var block *proto.BlockError
 	if errors.As(err, &block) && block.Op != "Decode" { // A failed Decode is the connection's, seen from inside a block.

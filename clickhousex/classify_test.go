@@ -30,14 +30,14 @@ func TestClassifyCodes(t *testing.T) {
 		clickhousex.ClassOverload:  {160, 201, 202, 241, 243, 252, 290, 364, 439, 574, 700, 745},
 		clickhousex.ClassAmbiguous: {
 			3, 101, 102, 159, 198, 209, 210, 216, 225, 236, 244, 286, 289, 319, 394, 425, 499, 677, 735, 999, 1000, 1001, 1002,
-			424242, // Unknown: never taken for a bad row.
 		},
+		clickhousex.ClassUnknown: {424242}, // Never taken for a bad row.
 		clickhousex.ClassData: {
 			6, 25, 26, 27, 33, 38, 41, 53, 70, 72, 117, 131, 321, 349, 376, 407, 441, 469, 675, 676, 691,
 		},
 		clickhousex.ClassConfig: {
-			7, 9, 10, 15, 16, 20, 36, 43, 44, 46, 47, 48, 50, 57, 60, 62, 73, 80, 81, 115, 164, 192, 193, 194, 195, 218, 291, 392,
-			452, 472, 497, 516,
+			1, 7, 9, 10, 15, 16, 20, 36, 43, 44, 46, 47, 48, 50, 57, 60, 62, 73, 80, 81, 115, 119, 164, 170, 192, 193, 194, 195, 218,
+			291, 344, 392, 446, 452, 455, 456, 472, 497, 516, 701, 720,
 		},
 	}
 	for want, list := range codes {
@@ -53,8 +53,8 @@ func TestClassifyCodes(t *testing.T) {
 			}
 			// Behind a view the table itself may hold the rows.
 			viewed := &proto.Exception{Code: code, Message: "text: while pushing to view default.v"}
-			if got := clickhousex.Classify(viewed); got != clickhousex.ClassAmbiguous {
-				t.Errorf("code %d while pushing to a view is %v, want ambiguous", code, got)
+			if got := clickhousex.Classify(viewed); got != clickhousex.ClassConfig || clickhousex.SafeToRetry(viewed) {
+				t.Errorf("code %d while pushing to a view is %v, want config and not safe to retry", code, got)
 			}
 		}
 	}
@@ -126,8 +126,12 @@ func TestVerdicts(t *testing.T) {
 		outcome         breaker.Outcome
 	}{
 		{nil, false, false, breaker.Success},
-		{&proto.Exception{Code: 242}, true, true, breaker.Failure},
+		{&proto.Exception{Code: 242}, true, false, breaker.Failure},
+		{&proto.Exception{Code: 241}, true, false, breaker.Failure},
 		{&proto.Exception{Code: 252}, true, true, breaker.Failure},
+		{&proto.Exception{Code: 202}, true, true, breaker.Failure},
+		{&proto.Exception{Code: 252, Message: "Received from shard2:9000. DB::Exception: Too many parts"}, true, false, breaker.Failure},
+		{&proto.Exception{Code: 424242}, true, false, breaker.Ignore},
 		{io.EOF, true, false, breaker.Failure},
 		{&proto.Exception{Code: 469}, false, true, breaker.Ignore},
 		{&proto.Exception{Code: 60}, false, true, breaker.Ignore},

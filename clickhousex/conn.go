@@ -61,19 +61,21 @@ func (c *Conn) IsOpen() bool { return c.breaker.IsOpen() }
 func (c *Conn) WaitUntilReady(ctx context.Context) error { return c.breaker.WaitUntilReady(ctx) }
 
 // call makes one call whose outcome is known when it returns.
-func (c *Conn) call(ctx context.Context, fn func() error) error {
+func (c *Conn) call(ctx context.Context, fn func(context.Context) error) error {
 	permit, err := c.allow(ctx)
 	if err != nil {
 		return err
 	}
 	defer permit.DoneAs(breaker.Failure, nil) // Only a panic comes here without a report.
-	err = fn()
+	inner, release := bounded(ctx)
+	err = callerError(ctx, fn(inner))
+	release(err)
 	report(ctx, permit, err)
 	return err
 }
 
 // begin makes a call whose outcome, when it has begun well, shows later.
-func (c *Conn) begin(ctx context.Context, fn func() error) (*pending, error) {
+func (c *Conn) begin(ctx context.Context, fn func(context.Context) error) (*pending, error) {
 	permit, err := c.allow(ctx)
 	if err != nil {
 		return nil, err
@@ -84,12 +86,14 @@ func (c *Conn) begin(ctx context.Context, fn func() error) (*pending, error) {
 			permit.DoneAs(breaker.Failure, nil) // Only a panic comes here without a report.
 		}
 	}()
-	if err := fn(); err != nil {
+	inner, release := bounded(ctx)
+	if err := callerError(ctx, fn(inner)); err != nil {
+		release(err)
 		report(ctx, permit, err)
 		return nil, err
 	}
 	begun = true
-	return watch(ctx, permit), nil
+	return watch(ctx, permit, release), nil
 }
 
 // allow does not spend a probe on a caller who has gone already.
@@ -106,7 +110,7 @@ func (c *Conn) Contributors() []string { return c.conn.Contributors() }
 
 // ServerVersion gives what the server said of itself when the connection was made. It may have to make one.
 func (c *Conn) ServerVersion() (version *driver.ServerVersion, err error) {
-	err = c.call(context.Background(), func() error {
+	err = c.call(context.Background(), func(context.Context) error {
 		version, err = c.version()
 		return err
 	})
@@ -124,14 +128,15 @@ func (c *Conn) version() (*driver.ServerVersion, error) {
 
 // Select reads all rows into dest, a pointer to a slice of structs.
 func (c *Conn) Select(ctx context.Context, dest any, query string, args ...any) error {
-	return c.call(ctx, func() error { return c.conn.Select(ctx, dest, query, args...) })
+	return c.call(ctx, func(ctx context.Context) error { return c.conn.Select(ctx, dest, query, args...) })
 }
 
 // Query begins to read rows. The call ends for the breaker when the rows are closed, read to their end, or failed: an
-// error in their middle counts. Rows that are left open end with ctx, so give it an end.
+// error in their middle counts. So the time that the reader takes counts for the breaker's slow calls. Rows that are left
+// open end with ctx, so give it an end; for the breaker they end after ten minutes at the latest.
 func (c *Conn) Query(ctx context.Context, query string, args ...any) (driver.Rows, error) {
 	var inner driver.Rows
-	p, err := c.begin(ctx, func() (err error) {
+	p, err := c.begin(ctx, func(ctx context.Context) (err error) {
 		inner, err = c.conn.Query(ctx, query, args...)
 		return err
 	})
@@ -144,7 +149,7 @@ func (c *Conn) Query(ctx context.Context, query string, args ...any) (driver.Row
 // QueryRow reads one row. The call ends for the breaker with Scan or ScanStruct, or with ctx.
 func (c *Conn) QueryRow(ctx context.Context, query string, args ...any) driver.Row {
 	var inner driver.Row
-	p, err := c.begin(ctx, func() error {
+	p, err := c.begin(ctx, func(ctx context.Context) error {
 		inner = c.conn.QueryRow(ctx, query, args...)
 		return inner.Err()
 	})
@@ -165,8 +170,7 @@ func (c *Conn) PrepareBatch(ctx context.Context, query string, opts ...driver.Pr
 		return nil, err
 	}
 	defer permit.DoneAs(breaker.Failure, nil) // Only a panic comes here without a report.
-	deadline, _ := ctx.Deadline()
-	inner, release := detach(ctx, deadline)
+	inner, release := bounded(ctx)
 	b, err := c.conn.PrepareBatch(inner, query, opts...)
 	if err != nil {
 		release(err)
@@ -180,14 +184,14 @@ func (c *Conn) PrepareBatch(ctx context.Context, query string, opts ...driver.Pr
 
 // Exec runs a statement.
 func (c *Conn) Exec(ctx context.Context, query string, args ...any) error {
-	return c.call(ctx, func() error { return c.conn.Exec(ctx, query, args...) })
+	return c.call(ctx, func(ctx context.Context) error { return c.conn.Exec(ctx, query, args...) })
 }
 
 // QueryFormat reads a result as a stream of bytes, over HTTP only. The call ends for the breaker when the stream is
 // closed, read to its end, or failed, and with ctx at the latest.
 func (c *Conn) QueryFormat(ctx context.Context, format, query string, args ...any) (io.ReadCloser, error) {
 	var inner io.ReadCloser
-	p, err := c.begin(ctx, func() (err error) {
+	p, err := c.begin(ctx, func(ctx context.Context) (err error) {
 		inner, err = c.conn.QueryFormat(ctx, format, query, args...)
 		return err
 	})
@@ -200,21 +204,21 @@ func (c *Conn) QueryFormat(ctx context.Context, format, query string, args ...an
 // InsertFormat inserts encoded data, over HTTP only. An error of data's own Read counts as the server's unless
 // holdfast.IsPermanent is true of it.
 func (c *Conn) InsertFormat(ctx context.Context, format, query string, data io.Reader) error {
-	return c.call(ctx, func() error { return c.conn.InsertFormat(ctx, format, query, data) })
+	return c.call(ctx, func(ctx context.Context) error { return c.conn.InsertFormat(ctx, format, query, data) })
 }
 
 // AsyncInsert leaves the batching to the server. Without wait, nil does not mean stored.
 //
 // Deprecated: the driver wants clickhouse.WithAsync instead.
 func (c *Conn) AsyncInsert(ctx context.Context, query string, wait bool, args ...any) error {
-	return c.call(ctx, func() error {
-		return c.conn.AsyncInsert(ctx, query, wait, args...) //nolint:staticcheck // It is part of driver.Conn.
+	return c.call(ctx, func(ctx context.Context) error {
+		return c.conn.AsyncInsert(ctx, query, wait, args...)
 	})
 }
 
 // Ping asks the server for a sign of life.
 func (c *Conn) Ping(ctx context.Context) error {
-	return c.call(ctx, func() error { return c.conn.Ping(ctx) })
+	return c.call(ctx, func(ctx context.Context) error { return c.conn.Ping(ctx) })
 }
 
 // Stats tells of the driver's pool.

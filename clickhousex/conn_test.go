@@ -33,9 +33,11 @@ func (c *callCounter) Select(context.Context, any, string, ...any) error { retur
 func (c *callCounter) Query(context.Context, string, ...any) (driver.Rows, error) {
 	return nil, c.fail()
 }
+
 func (c *callCounter) QueryRow(context.Context, string, ...any) driver.Row {
 	return failingRow{c.fail()}
 }
+
 func (c *callCounter) PrepareBatch(context.Context, string, ...driver.PrepareBatchOption) (driver.Batch, error) {
 	return nil, c.fail()
 }
@@ -43,12 +45,15 @@ func (c *callCounter) Exec(context.Context, string, ...any) error { return c.fai
 func (c *callCounter) QueryFormat(context.Context, string, string, ...any) (io.ReadCloser, error) {
 	return nil, c.fail()
 }
+
 func (c *callCounter) InsertFormat(context.Context, string, string, io.Reader) error { return c.fail() }
-func (c *callCounter) AsyncInsert(context.Context, string, bool, ...any) error       { return c.fail() }
-func (c *callCounter) Ping(context.Context) error                                    { return c.fail() }
-func (c *callCounter) Contributors() []string                                        { return nil }
-func (c *callCounter) Stats() driver.Stats                                           { return driver.Stats{} }
-func (c *callCounter) Close() error                                                  { return nil }
+
+func (c *callCounter) AsyncInsert(context.Context, string, bool, ...any) error { return c.fail() }
+
+func (c *callCounter) Ping(context.Context) error { return c.fail() }
+func (c *callCounter) Contributors() []string     { return nil }
+func (c *callCounter) Stats() driver.Stats        { return driver.Stats{} }
+func (c *callCounter) Close() error               { return nil }
 
 type failingRow struct{ err error }
 
@@ -61,8 +66,7 @@ func (r failingRow) ScanStruct(any) error { return r.err }
 func TestEveryMethodAsksTheBreaker(t *testing.T) {
 	local := map[string]bool{"Contributors": true, "Stats": true, "Close": true} // These do not call the server.
 	conn := reflect.TypeFor[driver.Conn]()
-	for i := range conn.NumMethod() {
-		method := conn.Method(i)
+	for method := range conn.Methods() {
 		inner := &callCounter{}
 		b := tightBreaker(t, 1)
 		ch, err := clickhousex.Wrap(inner, clickhousex.Config{Breaker: b})
@@ -100,9 +104,9 @@ func TestEveryMethodAsksTheBreaker(t *testing.T) {
 		}
 	}
 	for _, wrapped := range []reflect.Type{reflect.TypeFor[clickhousex.Conn]()} {
-		for i := range wrapped.NumField() {
-			if wrapped.Field(i).Anonymous {
-				t.Errorf("%s embeds %s: a method added there would bypass the breaker", wrapped, wrapped.Field(i).Name)
+		for field := range wrapped.Fields() {
+			if field.Anonymous {
+				t.Errorf("%s embeds %s: a method added there would bypass the breaker", wrapped, field.Name)
 			}
 		}
 	}
@@ -205,6 +209,15 @@ func TestBatchOutcomes(t *testing.T) {
 			t.Errorf("second Send: %v", err)
 		}
 		wantIDs(t, s, 1)
+		cut := s.Inject(testkit.ClickHouseFault{On: testkit.ClickHouseInsert, Code: 60})
+		failed := prepare(2)
+		if err := failed.Send(); clickhousex.Classify(err) != clickhousex.ClassConfig {
+			t.Errorf("got %v, want the server's error", err)
+		}
+		if err := failed.Send(); !errors.Is(err, clickhouse.ErrBatchAlreadySent) {
+			t.Errorf("Send after a failed one: %v", err)
+		}
+		cut()
 
 		// Prepared well, sent badly, twice: that opens the circuit.
 		defer s.Inject(testkit.ClickHouseFault{On: testkit.ClickHouseInsert, Code: 252, Times: -1})()
@@ -328,6 +341,95 @@ type slowRows struct {
 
 func (r *slowRows) Next() bool { <-r.ctx.Done(); return false }
 func (r *slowRows) Err() error { return r.ctx.Err() }
+
+// lastRows have one more row just when the context ends, and then nobody asks again.
+type lastRows struct{ slowRows }
+
+func (r *lastRows) Next() bool    { <-r.ctx.Done(); time.Sleep(time.Millisecond); return true }
+func (r *lastRows) HasData() bool { return r.Next() }
+
+type lastServer struct{ driver.Conn }
+
+func (lastServer) Query(ctx context.Context, _ string, _ ...any) (driver.Rows, error) {
+	return &lastRows{slowRows{ctx: ctx}}, nil
+}
+
+// TestAbandonedRows: they free their permit, even when the context ended in the middle of a read, or has no end.
+func TestAbandonedRows(t *testing.T) {
+	reads := map[string]func(driver.Rows) bool{"Next": driver.Rows.Next, "HasData": driver.Rows.HasData, "nothing": nil}
+	for name, read := range reads {
+		synctest.Test(t, func(t *testing.T) {
+			b := tightBreaker(t, 3)
+			ch, err := clickhousex.Wrap(lastServer{}, clickhousex.Config{Breaker: b})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx := context.Background()
+			if read != nil {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, time.Second)
+				defer cancel()
+			}
+			rows, err := ch.Query(ctx, "SELECT 1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if read != nil {
+				read(rows)
+			} else {
+				time.Sleep(time.Hour)
+			}
+			synctest.Wait()
+			if got := b.Stats(); got.RunningCalls != 0 || got.Totals.Failures != 0 {
+				t.Errorf("%s: Stats = %+v, want nothing running and no failure", name, got)
+			}
+		})
+	}
+}
+
+// TestFullPoolIsNotCounted: whatever ends first, the caller's deadline or the driver's wait.
+func TestFullPoolIsNotCounted(t *testing.T) {
+	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+		b := tightBreaker(t, 1)
+		opts := options(s)
+		opts.MaxOpenConns = 1
+		ch := open(t, opts, clickhousex.Config{Breaker: b})
+		held, err := ch.PrepareBatch(t.Context(), "INSERT INTO orders (id)")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ids []struct {
+			ID uint64 `ch:"id"`
+		}
+		for name, call := range map[string]func(context.Context) error{
+			"Ping":   ch.Ping,
+			"Exec":   func(ctx context.Context) error { return ch.Exec(ctx, "TRUNCATE TABLE orders") },
+			"Select": func(ctx context.Context) error { return ch.Select(ctx, &ids, "SELECT id FROM orders") },
+			"Query": func(ctx context.Context) error {
+				_, err := ch.Query(ctx, "SELECT id FROM orders")
+				return err
+			},
+			"PrepareBatch": func(ctx context.Context) error {
+				_, err := ch.PrepareBatch(ctx, "INSERT INTO orders (id)")
+				return err
+			},
+		} {
+			for _, timeout := range []time.Duration{time.Second, time.Minute} {
+				ctx, cancel := context.WithTimeout(t.Context(), timeout)
+				if err := call(ctx); clickhousex.Classify(err) != clickhousex.ClassPool {
+					t.Errorf("%s within %v: %v, want the pool's timeout", name, timeout, err)
+				}
+				cancel()
+			}
+		}
+		if got := b.Stats().Totals.Failures; got != 0 {
+			t.Errorf("counted as %d failures", got)
+		}
+		if err := held.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
 
 // TestEndOfContext: a deadline that passes while the server is waited for counts, the caller's cancel does not, and a
 // call whose caller has gone is not made.

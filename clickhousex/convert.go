@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
+	"net/netip"
 	"reflect"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -16,6 +19,7 @@ var (
 	errOutOfRange = errors.New("out of the column's range")
 	errInexact    = errors.New("not exactly representable")
 	errWrongType  = errors.New("of a type that the column does not take")
+	errPanicked   = errors.New("its own code panicked")
 )
 
 type integer interface {
@@ -154,7 +158,7 @@ func timeRangeOf(base string) (timeRange, bool) {
 // toTime takes a time.Time, cut to whole days or seconds or ticks as the column has them.
 func (r timeRange) toTime(v reflect.Value) (time.Time, error) {
 	if !v.CanAddr() || v.Type() != reflect.TypeFor[time.Time]() {
-		t, ok := v.Interface().(time.Time)
+		t, ok := reflect.TypeAssert[time.Time](v)
 		if !ok {
 			return time.Time{}, errMismatch
 		}
@@ -172,11 +176,84 @@ func (r timeRange) check(t time.Time) (time.Time, error) {
 	if at < r.first || at > r.last {
 		return time.Time{}, errOutOfRange
 	}
-	if r.day && at < 0 { // The driver's division rounds towards 1970: only a day's very beginning survives it.
-		year, month, day := t.Date()
-		t = time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
+	if r.day {
+		t = beginningOfDay(t)
 	}
 	return t, nil
+}
+
+// beginningOfDay keeps the driver, whose division rounds towards 1970, from storing a time before that as the next day.
+func beginningOfDay(t time.Time) time.Time {
+	if !endsUpNextDay(t) {
+		return t
+	}
+	year, month, day := t.Date()
+	return time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
+}
+
+func endsUpNextDay(t time.Time) bool {
+	const day = 24 * 60 * 60
+	_, offset := t.Zone()
+	at := t.Unix() + int64(offset)
+	return at < 0 && at%day != 0
+}
+
+// checkDecimal takes what has no more decimal places than the column, and no more digits before them. The driver cuts the
+// first, and lets the second overflow into what the column's bytes can hold. Text that is no number is the driver's to refuse.
+func checkDecimal(t colType, text string) error {
+	precision, scale, ok := decimalParams(t)
+	if !ok {
+		return nil
+	}
+	mantissa, exponent := text, 0
+	if i := strings.IndexAny(text, "eE"); i >= 0 {
+		var err error
+		if exponent, err = strconv.Atoi(text[i+1:]); err != nil {
+			return errWrongType
+		}
+		mantissa = text[:i]
+	}
+	whole, fraction, _ := strings.Cut(strings.TrimLeft(mantissa, "+-"), ".")
+	digits := strings.TrimRight(whole+fraction, "0")
+	places := len(fraction) - exponent - (len(whole) + len(fraction) - len(digits))
+	digits = strings.TrimLeft(digits, "0")
+	switch {
+	case digits == "":
+		return nil
+	case places > scale:
+		return errInexact
+	case len(digits)-places > precision-scale:
+		return errOutOfRange
+	default:
+		return nil
+	}
+}
+
+func decimalParams(t colType) (precision, scale int, ok bool) {
+	if len(t.params) != 2 {
+		return 0, 0, false
+	}
+	precision, precisionErr := strconv.Atoi(t.params[0])
+	scale, scaleErr := strconv.Atoi(t.params[1])
+	return precision, scale, precisionErr == nil && scaleErr == nil
+}
+
+// checkAddress takes what the driver would not store as another address.
+func checkAddress(t colType, v reflect.Value) error {
+	switch address := v.Interface().(type) {
+	case net.IP:
+		if t.base == "IPv4" && address.To4() == nil || address.To16() == nil {
+			return errOutOfRange
+		}
+	case netip.Addr:
+		if !address.IsValid() {
+			return errNull
+		}
+		if t.base == "IPv4" && !address.Unmap().Is4() {
+			return errOutOfRange
+		}
+	}
+	return nil
 }
 
 func sizeParam(t colType) (int, bool) {

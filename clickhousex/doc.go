@@ -1,6 +1,6 @@
 // Package clickhousex protects clickhouse-go/v2: a Conn whose every call asks a circuit breaker, an Inserter that stores
-// batches of structs so that no row is lost, none silently changed and none stored twice where the table can tell, and
-// Classify, which says what an error asks for.
+// batches of structs so that no row is lost or silently changed, and that a repeated insert can be told from a new one by
+// a table that deduplicates, and Classify, which says what an error asks for.
 //
 //	ch, err := clickhousex.Open(&clickhouse.Options{Addr: []string{"localhost:9000"}}, clickhousex.Config{})
 //	...
@@ -16,8 +16,14 @@
 //
 // # What is guaranteed
 //
-// Every row of a Write that returned nil is stored. A row may be stored twice when an acknowledgement was lost and the
-// table does not deduplicate: plain MergeTree without non_replicated_deduplication_window, Distributed, Memory, servers
-// before 20.6. An insert is one atomic block as long as its rows fall into one partition of the table and no materialized
-// view hangs on it. Set no WithAsync(false) in the context of a Write: then an acknowledgement does not mean stored.
+// Every row of a Write that returned nil is stored. A row may be stored twice when an acknowledgement was lost, or an
+// insert failed half done, and the table does not deduplicate, or not for long enough: plain MergeTree without
+// non_replicated_deduplication_window, Distributed, Memory, servers before 22.2.
+//
+// An insert is atomic as long as its rows fall into one partition of the table, are no more than max_insert_block_size, and
+// no materialized view hangs on the table. Of any other the server may have stored a part when it answers with an error, so
+// only what it checks before it writes is taken to say that nothing is stored. That leaves one gap: where rows of several
+// partitions fail in an expression of the sorting key or an index, a part of them may be stored twice.
+//
+// Set no clickhouse.WithAsync(false) in the context of a Write: then an acknowledgement does not mean stored.
 package clickhousex

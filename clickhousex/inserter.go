@@ -15,9 +15,11 @@ import (
 // names gets its default. Safe for concurrent use.
 //
 // Each row is checked against the table's column types before it is sent, since the driver coerces silently: 300 into a
-// UInt8 becomes 44. A value that would not be stored as it is refuses its row. Floats rounded to the column's width, times
-// cut to its precision, and strings padded to a FixedString's length are taken; the zero time.Time is out of every range.
-// Decimals beyond their precision, and what lies inside of tuples, are the driver's to check.
+// UInt8 becomes 44. A value that would not be stored as it is refuses its row. Taken are floats rounded to the column's
+// width, times cut to its precision, days cut to their beginning, and strings padded to a FixedString's length. The zero
+// time.Time is out of every range, and no address is not 0.0.0.0. The ranges are those of ClickHouse's documentation: 18.16
+// reads a Date after 2105 as another day. What lies inside of tuples, and columns of types that the checks do not know,
+// such as JSON, are the driver's to check.
 type Inserter[T any] struct {
 	table *table
 }
@@ -29,10 +31,12 @@ type table struct {
 	query  string
 	fields []field
 	cfg    InserterConfig
-	layout atomic.Pointer[layout] // Nil until the table was described, and again after a configuration fault.
 	counts counts
 
-	unfinished unfinished
+	layout   atomic.Pointer[layout] // Nil until the table was described.
+	suspect  atomic.Bool            // The layout is not to be relied on, after a fault of the configuration.
+	distrust atomic.Int64           // The rows that the server refused since it stored one.
+	records  records
 }
 
 // NewInserter makes an Inserter for a table, given as "table" or "database.table". T is a struct or a pointer to one. It
@@ -79,15 +83,22 @@ func quoteTable(name string) (string, error) {
 //   - nil: all items are stored.
 //   - *holdfast.BatchError: those items were refused, each with a *RowError, which is holdfast.Permanent. All others are
 //     stored.
-//   - holdfast.IsHold: table, rights or settings are at fault. Nothing is stored, unless it is ambiguous too.
+//   - holdfast.IsHold: table, rights or settings are at fault, or the server refuses so many rows, or with a code so new,
+//     that they may well be. Nothing is stored, unless it is ambiguous too.
 //   - holdfast.IsAmbiguous: something of the batch is stored, or may be. Write the same batch again, items and spans as
-//     they are, until it succeeds: it then sends the same rows with the same token.
+//     they are, until it succeeds: it then sends the same rows with the same token, refuses none that may be stored, and
+//     repeats no part that is known to be. Every error is ambiguous until then.
 //   - breaker.ErrCircuitOpen: the circuit let no attempt pass, or no further one. Nothing is stored, unless it is
 //     ambiguous too.
-//   - any other error, of ctx for one: nothing is stored, and the attempts are used up.
+//   - any other error, of ctx for one: nothing is stored, and the attempts, if there were any, have failed.
+//
+// What the Inserter remembers of an ambiguous batch goes by its items' places: each Source's claim offset, which must lie
+// in one of the batch's Spans, and each Index. Without these it neither remembers anything nor sends a token. No two items
+// ever written may share a place unless they are the same row.
 //
 // Between attempts it waits by the retry policy. It returns no later than ctx ends, but for a connection that is just
-// being made: that ends with the driver's DialTimeout.
+// being made: that may take the driver's DialTimeout. Settings that ctx carries by clickhouse.WithSettings are replaced
+// by InserterConfig.Settings.
 func (in *Inserter[T]) Write(ctx context.Context, b holdfast.Batch[T]) error {
 	if len(b.Items) == 0 {
 		return nil
@@ -96,7 +107,10 @@ func (in *Inserter[T]) Write(ctx context.Context, b holdfast.Batch[T]) error {
 		table: in.table,
 		items: len(b.Items),
 		item:  func(i int) reflect.Value { return reflect.ValueOf(&b.Items[i].Value).Elem() },
-		named: func(refused map[int]error) string { return batchToken(in.table.cfg.Epoch, b, refused) },
+	}
+	if hasPlaces(b) {
+		w.key = func() string { return batchKey(b) }
+		w.token = func(items []int) string { return rowsToken(in.table.cfg.Epoch, b, items) }
 	}
 	return w.run(ctx)
 }

@@ -15,13 +15,13 @@ import (
 type Dedup int
 
 const (
-	// DedupToken sends a token that names the batch by its Kafka offsets. It works on tables that deduplicate:
+	// DedupToken sends a token that names the rows by their places in Kafka. It works on tables that deduplicate:
 	// Replicated ones, and MergeTree with non_replicated_deduplication_window. On others it does nothing. Where no token
-	// can be had, from servers before 20.6 and for batches without spans, it is DedupOff.
+	// can be had, from servers before 22.2 and for items without places (see Inserter.Write), it is DedupOff.
 	DedupToken Dedup = iota
 
-	// DedupOff sends insert_deduplicate=0: two batches with equal rows are stored as two, and so is one whose
-	// acknowledgement was lost.
+	// DedupOff sends insert_deduplicate=0, and deduplicate_insert=disable from 26.2 on: two batches with equal rows are
+	// stored as two, and so is one whose acknowledgement was lost.
 	DedupOff
 )
 
@@ -42,11 +42,13 @@ type InserterConfig struct {
 	Epoch string
 
 	// MaxSplits bounds the inserts that one Write makes to find the rows which the server refuses. 0 means 256, -1 means
-	// that no batch is split. Beyond it, or when more than a fifth of the rows and more than ten are bad, it is the table
-	// or the program that is taken to be at fault: holdfast.Hold.
+	// that no batch is split. Beyond it, when more than a fifth of the rows and more than ten are bad, or when the server
+	// has refused more than ten in a row, over several batches, without storing any, it is the table or the program that
+	// is taken to be at fault: holdfast.Hold.
 	MaxSplits int
 
-	// Settings go with every insert.
+	// Settings go with every insert. An insert is not asynchronous, whatever a profile says, unless async_insert is 1 here;
+	// servers before 26.2 then need async_insert_deduplicate=1 as well, or they heed no token.
 	Settings clickhouse.Settings
 }
 
@@ -62,10 +64,13 @@ func (c InserterConfig) Validate() error {
 	if c.MaxSplits < -1 {
 		errs = append(errs, fmt.Errorf("clickhousex: InserterConfig.MaxSplits must be at least 0, or -1 for none, got %d", c.MaxSplits))
 	}
-	for _, name := range []string{settingToken, settingDeduplicate} {
+	for _, name := range []string{settingToken, settingDeduplicate, settingDedupMode} {
 		if _, found := c.Settings[name]; found {
 			errs = append(errs, fmt.Errorf("clickhousex: InserterConfig.Settings must not have %s: it is Dedup's to set", name))
 		}
+	}
+	if wait, found := c.Settings[settingAsyncWait]; found {
+		errs = append(errs, fmt.Errorf("clickhousex: InserterConfig.Settings must not have %s: it is always 1, got %v", settingAsyncWait, wait))
 	}
 	return errors.Join(append(errs, c.Retry.Validate())...)
 }
@@ -75,10 +80,12 @@ const (
 	defaultMaxSplits     = 256
 )
 
-// The settings of ClickHouse that decide what a repeated insert does.
+// The settings of ClickHouse that decide what a repeated insert does, and what an acknowledgement means.
 const (
 	settingToken       = "insert_deduplication_token"
 	settingDeduplicate = "insert_deduplicate"
+	settingDedupMode   = "deduplicate_insert" // Overrides insert_deduplicate: ClickHouse#94413.
+	settingAsync       = "async_insert"
 	settingAsyncWait   = "wait_for_async_insert"
 )
 

@@ -3,12 +3,15 @@ package clickhousex_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/proto"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
@@ -371,9 +374,10 @@ func TestTooManyBadRows(t *testing.T) {
 	for _, maxSplits := range []int{0, 8, -1} {
 		bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
 			in := newInserter[order](t, open(t, options(s), clickhousex.Config{}), "orders", clickhousex.InserterConfig{MaxSplits: maxSplits})
-			defer s.Inject(testkit.ClickHouseFault{On: testkit.ClickHouseInsert, Code: 53, Times: -1})()
-			if err := in.Write(t.Context(), batchOf(0, 50)); !holdfast.IsHold(err) || holdfast.IsAmbiguous(err) {
-				t.Errorf("MaxSplits %d: got %v, want Hold", maxSplits, err)
+			defer s.Inject(testkit.ClickHouseFault{On: testkit.ClickHouseInsert, Code: 53, Message: "name = 'order 5'", Times: -1})()
+			err := in.Write(t.Context(), batchOf(0, 50))
+			if !holdfast.IsHold(err) || holdfast.IsAmbiguous(err) || strings.Contains(err.Error(), "order 5") {
+				t.Errorf("MaxSplits %d: got %v, want Hold and no row's values", maxSplits, err)
 			}
 			if n := len(s.Inserts()); maxSplits == 8 && n > 9 || maxSplits == -1 && n != 1 {
 				t.Errorf("MaxSplits %d: %d inserts", maxSplits, n)
@@ -426,14 +430,27 @@ func TestOwnPoolIsNotCounted(t *testing.T) {
 		if !errors.Is(err, clickhouse.ErrAcquireConnTimeout) || holdfast.IsAmbiguous(err) || holdfast.IsHold(err) {
 			t.Errorf("got %v, want the pool's timeout", err)
 		}
+		// The attempt's timeout or the caller's deadline may pass before the pool's, even while the table is described.
+		impatient := newInserter[order](t, ch, "orders", clickhousex.InserterConfig{Timeout: time.Second, Retry: retry.Policy{Attempts: -1}})
+		if err := impatient.Write(t.Context(), batchOf(0, 1)); clickhousex.Classify(err) != clickhousex.ClassPool {
+			t.Errorf("got %v, want the pool's timeout", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		if err := in.Write(ctx, batchOf(0, 1)); clickhousex.Classify(err) != clickhousex.ClassPool || time.Since(began) != time.Second {
+			t.Errorf("got %v after %v, want the pool's timeout when ctx ends", err, time.Since(began))
+		}
 		if got := b.Stats().Totals.Failures; got != 0 {
 			t.Errorf("counted as %d failures", got)
 		}
 		if err := held.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := in.Write(t.Context(), batchOf(0, 1)); err != nil {
-			t.Fatal(err)
+		for i, in := range []*clickhousex.Inserter[order]{in, impatient} {
+			if err := in.Write(t.Context(), batchOf(i, 1)); err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
 }
@@ -476,6 +493,7 @@ func TestWithoutToken(t *testing.T) {
 		{"no spans", 0, spanless, clickhousex.DedupToken, false},
 		{"off", 0, batchOf(0, 2), clickhousex.DedupOff, false},
 		{"old server", 54412, batchOf(0, 2), clickhousex.DedupToken, false},
+		{"old server, newest without", 54429, batchOf(0, 2), clickhousex.DedupToken, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -491,6 +509,151 @@ func TestWithoutToken(t *testing.T) {
 			})
 		})
 	}
+}
+
+// saysVersion is a connection to a server that says it is another version.
+type saysVersion struct {
+	driver.Conn
+	major, minor uint64
+}
+
+func (c saysVersion) ServerVersion() (*driver.ServerVersion, error) {
+	v, err := c.Conn.ServerVersion()
+	if err == nil {
+		v.Version = proto.Version{Major: c.major, Minor: c.minor}
+	}
+	return v, err
+}
+
+// TestSettingsByVersion: a server is told all that it knows and nothing else, which it would refuse.
+func TestSettingsByVersion(t *testing.T) {
+	unknown := "not sent"
+	tests := []struct {
+		major, minor                   uint64
+		dedup                          clickhousex.Dedup
+		own                            clickhouse.Settings
+		deduplicate, mode, async, wait string
+	}{
+		{26, 2, clickhousex.DedupOff, nil, "0", "disable", "0", "1"},
+		{26, 2, clickhousex.DedupToken, nil, unknown, unknown, "0", "1"},
+		{26, 2, clickhousex.DedupToken, clickhouse.Settings{"async_insert": 1}, unknown, unknown, "1", "1"},
+		{26, 1, clickhousex.DedupOff, nil, "0", unknown, "0", "1"},
+		{22, 2, clickhousex.DedupToken, nil, unknown, unknown, "0", "1"},
+		{22, 1, clickhousex.DedupToken, nil, "0", unknown, "0", "1"},
+		{21, 10, clickhousex.DedupToken, nil, "0", unknown, unknown, unknown},
+	}
+	for _, tt := range tests {
+		bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+			raw, err := clickhouse.Open(options(s))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer raw.Close()
+			ch, err := clickhousex.Wrap(saysVersion{raw, tt.major, tt.minor}, clickhousex.Config{Logger: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			in := newInserter[order](t, ch, "orders", clickhousex.InserterConfig{Dedup: tt.dedup, Settings: tt.own})
+			if err := in.Write(t.Context(), batchOf(0, 1)); err != nil {
+				t.Fatal(err)
+			}
+			insert := s.Inserts()[0]
+			for name, want := range map[string]string{
+				"insert_deduplicate": tt.deduplicate, "deduplicate_insert": tt.mode, "async_insert": tt.async, "wait_for_async_insert": tt.wait,
+			} {
+				if got, sent := insert.Settings[name]; got != want && (sent || want != unknown) {
+					t.Errorf("%d.%d: %s is %q, want %q", tt.major, tt.minor, name, got, want)
+				}
+			}
+			if want := tt.deduplicate == unknown; (insert.Token != "") != want {
+				t.Errorf("%d.%d: token %q, want one: %v", tt.major, tt.minor, insert.Token, want)
+			}
+		})
+	}
+}
+
+// TestServersOfTwoVersions: a token is sent to the one that takes it, soon after the connections go there, and none to the
+// other, at once.
+func TestServersOfTwoVersions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := new(testkit.Network)
+		server := func(revision int) *testkit.ClickHouseServer {
+			return testkit.ClickHouse(t, testkit.ClickHouseConfig{Network: network, Revision: revision, Tables: []string{ordersDDL}})
+		}
+		older, newer, oldest := server(54412), server(0), server(54412)
+		opts := options(older)
+		opts.Addr = []string{older.Addr(), newer.Addr(), oldest.Addr()}
+		in := newInserter[order](t, open(t, opts, clickhousex.Config{}), "orders", clickhousex.InserterConfig{})
+		write := func(first int) {
+			t.Helper()
+			if err := in.Write(t.Context(), batchOf(first, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(0)
+		older.Stop()
+		write(1)
+		time.Sleep(2 * time.Minute)
+		write(2)
+		if log := newer.Inserts(); len(log) != 2 || log[1].Token == "" {
+			t.Errorf("no token in %+v", log)
+		}
+		newer.Stop()
+		write(3)
+		if n := oldest.Count("orders"); n != 1 {
+			t.Errorf("%d rows stored, want 1", n)
+		}
+	})
+}
+
+// TestWidenedColumn: what a column could not hold some time ago is not refused without asking again.
+func TestWidenedColumn(t *testing.T) {
+	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+		in := newInserter[order](t, open(t, options(s), clickhousex.Config{}), "orders", clickhousex.InserterConfig{})
+		if err := in.Write(t.Context(), batchOf(0, 1)); err != nil {
+			t.Fatal(err)
+		}
+		ddl := "CREATE TABLE orders (id UInt64, n Nullable(Int16), name String) ENGINE = MergeTree ORDER BY id"
+		if err := errors.Join(s.DropTable("orders"), s.CreateTable(ddl)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(11 * time.Second)
+		big := 300
+		b := batchOf(1, 1)
+		b.Items[0].Value.N = &big
+		if err := in.Write(t.Context(), b); err != nil {
+			t.Errorf("got %v", err)
+		}
+		wantIDs(t, s, 1)
+	})
+}
+
+// TestServerThatRefusesAll: over small batches it does not empty the topic into the dead-letter queue either.
+func TestServerThatRefusesAll(t *testing.T) {
+	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+		in := newInserter[order](t, open(t, options(s), clickhousex.Config{}), "orders", clickhousex.InserterConfig{})
+		for range 2 { // A stored row makes the server trusted again.
+			remove := s.Inject(testkit.ClickHouseFault{On: testkit.ClickHouseInsert, Code: 53, Times: -1})
+			refused := 0
+			for i := range 20 {
+				err := in.Write(t.Context(), batchOf(3*i, 3))
+				if holdfast.IsHold(err) {
+					if holdfast.IsAmbiguous(err) {
+						t.Errorf("got %v, want it not ambiguous", err)
+					}
+					continue
+				}
+				refused += len(refusals(t, err))
+			}
+			if refused != 9 {
+				t.Errorf("%d rows refused, want no more than 10", refused)
+			}
+			remove()
+			if err := in.Write(t.Context(), batchOf(1000, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 }
 
 // TestCancelAfterWrite: a cancel right after Write must not reach a connection that is back in the pool.
@@ -522,7 +685,9 @@ func TestNewInserterRefuses(t *testing.T) {
 		_, empty := clickhousex.NewInserter[struct{ hidden int }](ch, "orders", clickhousex.InserterConfig{})
 		_, both := clickhousex.NewInserter[twice](ch, "orders", clickhousex.InserterConfig{})
 		_, all := clickhousex.NewInserter[order](nil, "a b", clickhousex.InserterConfig{
-			Timeout: -1, Dedup: 7, MaxSplits: -2, Settings: clickhouse.Settings{"insert_deduplication_token": "x"},
+			Timeout: -1, Dedup: 7, MaxSplits: -2, Settings: clickhouse.Settings{
+				"insert_deduplication_token": "x", "insert_deduplicate": 1, "deduplicate_insert": "enable", "wait_for_async_insert": 0,
+			},
 			Retry: retry.Policy{Attempts: -5},
 		})
 		for _, tt := range []struct {
@@ -534,6 +699,7 @@ func TestNewInserterRefuses(t *testing.T) {
 			{both, []string{`two fields for column "x"`}},
 			{all, []string{
 				"got nil", `"a b"`, "Timeout", "-1ns", "Dedup", "7", "MaxSplits", "-2", "insert_deduplication_token", "Attempts", "-5",
+				"insert_deduplicate", "deduplicate_insert", "wait_for_async_insert",
 			}},
 		} {
 			if tt.err == nil {

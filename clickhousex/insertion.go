@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -15,82 +16,108 @@ import (
 	"github.com/holdfast-io/holdfast/retry"
 )
 
-// errChanged says that the table's columns are no longer those that the rows were checked against.
-var errChanged = holdfast.Hold(errors.New("the table's columns have changed"))
+// errChanged says that table or server are not as described when the rows were checked.
+var errChanged = holdfast.Hold(errors.New("the table's columns have changed, or the server"))
 
 // insertion is one Write.
 type insertion struct {
 	*table
 	items int
 	item  func(int) reflect.Value
-	named func(refused map[int]error) string // The batch's token, "" when it can have none.
+	key   func() string            // The batch's among the records. Nil when its items cannot be told from others.
+	token func(items []int) string // Of some of the items. Nil without a key.
 
-	rows    *rows
-	token   string // "" for none.
-	refused map[int]error
-	bad     int   // Of the refused: by the server.
-	splits  int   // Inserts made of halves.
-	parts   parts // What became of the ranges of rows that were tried, in an earlier Write of the batch too.
-	unknown error // Of an attempt whose rows may be stored; no later one has stored them.
+	record
+	rows   *rows
+	splits int // Inserts made of halves.
 }
-
-// failure is an attempt's error with what it means at this place: before any row was sent nothing is ambiguous, and no
-// row is at fault.
-type failure struct {
-	class Class
-	err   error
-}
-
-func (f *failure) Error() string { return f.err.Error() }
-func (f *failure) Unwrap() error { return f.err }
 
 func (w *insertion) run(ctx context.Context) error {
+	key := ""
+	if w.key != nil && !w.records.empty() {
+		key = w.key()
+		w.record = w.records.take(key)
+	}
 	err := w.once(ctx)
-	if errors.Is(err, errChanged) && len(w.parts) == 0 && w.unknown == nil {
+	if errors.Is(err, errChanged) {
 		err = w.once(ctx) // With the columns as they are now.
+	}
+	if err == nil {
+		err = w.trust()
+	}
+	if err != nil && w.begun() && w.key != nil {
+		if key == "" {
+			key = w.key()
+		}
+		w.records.keep(key, w.record)
 	}
 	return w.verdict(err)
 }
 
 func (w *insertion) once(ctx context.Context) error {
-	l, err := w.describe(ctx)
+	unfit, err := w.check(ctx, layoutLife)
+	if err == nil && len(unfit) > 0 && w.rows.layout.age() > trustedLife {
+		w.rows.release() // The table may take by now what it did not take then.
+		unfit, err = w.check(ctx, trustedLife)
+	}
 	if err != nil {
 		return err
 	}
-	w.refused = make(map[int]error)
-	if w.rows, err = l.rows(w.items, w.item, w.refused); err != nil {
-		w.layout.CompareAndSwap(l, nil) // Whoever mends it may alter the table.
-		return err
-	}
 	defer w.rows.release()
-	w.token = ""
-	if w.cfg.Dedup == DedupToken && l.takesToken {
-		w.token = w.named(w.refused)
+	if !w.begun() {
+		w.unfit = unfit
+	} else if len(unfit) > 0 {
+		w.suspect.Store(true)
+		return holdfast.Hold(fmt.Errorf("the table takes %d rows no more that may be stored already", len(unfit)))
 	}
-	if !w.unfinished.empty() {
-		w.parts = w.unfinished.take(w.named(w.refused))
+	return w.insert(ctx, 0, len(w.rows.items))
+}
+
+// check converts the items to rows, those of the record when the batch has begun, by a layout of no more than this age.
+func (w *insertion) check(ctx context.Context, age time.Duration) (unfit map[int]error, err error) {
+	l, err := w.describe(ctx, age)
+	if err != nil {
+		return nil, err
 	}
-	err = w.insert(ctx, 0, len(w.rows.items))
-	if err != nil && len(w.parts) > 0 {
-		if name := w.named(w.refused); name != "" {
-			w.unfinished.keep(name, w.parts)
-		}
+	var left map[int]error
+	if w.begun() {
+		left = w.unfit
 	}
-	return err
+	w.rows, unfit, err = l.rows(w.items, w.item, left)
+	if err != nil {
+		w.suspect.Store(true) // Whoever mends it may alter the table.
+	}
+	return unfit, err
+}
+
+// trust refuses to believe that rows are at fault for as long as the server refuses every one.
+func (w *insertion) trust() error {
+	switch bad := int64(len(w.refused)); {
+	case w.stored > 0:
+		w.distrust.Store(0)
+	case bad > 0 && w.distrust.Load()+bad > toleratedRows:
+		return holdfast.Hold(fmt.Errorf("the server has refused the last %d rows, and stored none since", w.distrust.Load()+bad))
+	default:
+		w.distrust.Add(bad)
+	}
+	return nil
 }
 
 // verdict turns the last error into what Write promises.
 func (w *insertion) verdict(err error) error {
 	if err == nil {
-		if len(w.refused) == 0 {
+		refused := make(map[int]error, len(w.unfit)+len(w.refused))
+		maps.Copy(refused, w.unfit)
+		maps.Copy(refused, w.refused)
+		if len(refused) == 0 {
 			return nil
 		}
-		w.counts.refused.Add(uint64(len(w.refused)))
-		return &holdfast.BatchError{Items: w.refused}
+		w.counts.refused.Add(uint64(len(refused)))
+		return &holdfast.BatchError{Items: refused}
 	}
-	config := Classify(err) == ClassConfig
+	class := Classify(err)
 	err = fmt.Errorf("clickhousex: insert into %s: %w", w.name, err)
-	if config {
+	if class == ClassConfig || class == ClassUnknown {
 		err = holdfast.Hold(err)
 	}
 	switch {
@@ -98,36 +125,37 @@ func (w *insertion) verdict(err error) error {
 		return holdfast.Ambiguous(fmt.Errorf("%w (an earlier attempt may have been stored: %w)", err, w.unknown))
 	case w.unknown != nil:
 		return holdfast.Ambiguous(err)
-	case w.parts.anyStored():
+	case w.stored > 0:
 		return holdfast.Ambiguous(fmt.Errorf("%w (a part of the batch is stored)", err))
 	default:
 		return err
 	}
 }
 
+// maxBlockRows is less than any server's default of max_insert_block_size. Above that an insert need not be one block,
+// which is stored or not.
+const maxBlockRows = 1_000_000
+
 // insert stores the rows [from, to). What the server refuses as bad data, and has certainly not stored, is halved until
 // the bad rows stand alone.
 func (w *insertion) insert(ctx context.Context, from, to int) error {
-	if from == to {
-		return nil
-	}
 	this := part{from, to}
-	switch w.parts[this] {
-	case partStored:
+	switch state := w.parts[this]; {
+	case state == partSettled || from == to:
 		return nil
-	case partSplit:
-	default:
+	case state == partUntried && to-from <= maxBlockRows:
 		err := w.try(ctx, from, to)
 		switch {
 		case err == nil:
 			w.counts.rows.Add(uint64(to - from))
 			w.counts.inserts.Add(1)
-			w.note(this, partStored)
+			w.stored += to - from
+			w.note(this, partSettled)
 			return nil
 		case Classify(err) != ClassData || w.unknown != nil:
 			return err
 		case to-from == 1:
-			return w.refuse(from, err)
+			return w.refuseRow(from, err)
 		case w.splits+2 > w.cfg.MaxSplits:
 			return holdfast.Hold(fmt.Errorf("the server refuses rows, and %d inserts did not find all: %w", w.splits, err))
 		}
@@ -142,31 +170,22 @@ func (w *insertion) insert(ctx context.Context, from, to int) error {
 	return w.insert(ctx, middle, to)
 }
 
-// note does so for a batch that was split only: any other is stored at once or not at all.
-func (w *insertion) note(p part, state partState) {
-	if w.parts == nil {
-		if state == partStored {
-			return
-		}
-		w.parts = make(parts)
-	}
-	w.parts[p] = state
-}
+// toleratedRows are refused by the server before anything else than the rows is suspected.
+const toleratedRows = 10
 
-// refuse notes a bad row, until there are too many to be the rows' fault.
-func (w *insertion) refuse(row int, err error) error {
-	const tolerated, share = 10, 5
-	w.bad++
-	if w.bad > max(tolerated, len(w.rows.items)/share) {
+// refuseRow notes a bad row, until there are too many to be the rows' fault.
+func (w *insertion) refuseRow(row int, err error) error {
+	const share = 5
+	if len(w.refused)+1 > max(toleratedRows, len(w.rows.items)/share) {
 		return holdfast.Hold(fmt.Errorf("the server refuses more than a fifth of the rows: %w", err))
 	}
 	reason := "refused by the server"
-	var exception *clickhouse.Exception
-	if errors.As(err, &exception) {
+	if exception, ok := errors.AsType[*clickhouse.Exception](err); ok {
 		reason = fmt.Sprintf("refused by the server with code %d", exception.Code) // Its text may repeat the row.
 	}
 	item := w.rows.items[row]
-	w.refused[item] = &RowError{Row: item, Reason: reason, Err: err}
+	w.refuse(item, &RowError{Row: item, Reason: reason, Err: err})
+	w.note(part{row, row + 1}, partSettled)
 	return nil
 }
 
@@ -178,68 +197,64 @@ func (w *insertion) try(ctx context.Context, from, to int) error {
 			w.counts.retries.Add(1)
 		}
 		first = false
-		sent := false
-		err := w.attempt(ctx, breaker.Success, func(ctx context.Context) (err error) {
-			sent, err = w.send(ctx, from, to)
-			return err
-		})
-		class := Classify(err)
+		err := w.attempt(ctx, breaker.Success, func(ctx context.Context) error { return w.send(ctx, from, to) })
+		var known *failure
 		switch {
-		case err == nil, sent && class == ClassNone: // Stored, or known to the server from an earlier attempt.
+		case err == nil: // Stored, or known to the server from an earlier attempt.
 			w.unknown = nil
-			return nil
-		case !sent:
-			return unsent(class, err)
-		case class == ClassAmbiguous || class == ClassCancelled:
+		case errors.As(err, &known) && known.unknown:
 			w.unknown = err
 			w.counts.ambiguous.Add(1)
 		}
-		return &failure{class, err}
+		return err
 	})
 }
 
-// unsent is what an error means that came before the first row was sent.
-func unsent(class Class, err error) error {
-	switch class {
-	case ClassAmbiguous:
-		class = ClassTransient
-	case ClassData:
-		class = ClassConfig
-	}
-	return &failure{class, err}
-}
-
-// send makes one insert with a batch of its own. Whether the rows were sent decides what an error may mean.
-func (w *insertion) send(ctx context.Context, from, to int) (sent bool, err error) {
-	token := w.token
-	if from > 0 || to < len(w.rows.items) {
-		token = partToken(token, w.rows.items[from], w.rows.items[to-1])
+// send makes one insert with a batch of its own. Its errors are failures.
+func (w *insertion) send(ctx context.Context, from, to int) error {
+	token := ""
+	if w.cfg.Dedup == DedupToken && w.rows.layout.takesToken && w.token != nil {
+		token = w.token(w.rows.items[from:to])
 	}
 	batch, err := w.conn.conn.PrepareBatch(w.with(ctx, w.rows.layout, token), w.query)
 	if err != nil {
-		return false, err
+		if isSettingTooNew(err) { // The connection goes to an older server than the one that was described.
+			w.suspect.Store(true)
+			return errChanged
+		}
+		return beforeSend(err)
 	}
 	defer batch.Close() // Frees the connection when Send was not reached.
 	if !w.rows.layout.fits(batch.Columns()) {
-		return false, errChanged
+		w.suspect.Store(true)
+		return errChanged
 	}
 	if err := w.rows.fill(batch, from, to); err != nil {
-		return false, err
+		return beforeSend(err)
 	}
-	return true, batch.Send()
+	return afterSend(batch.Send())
+}
+
+// isSettingTooNew knows the driver's refusal to send a token to a server of before stringSettingsRevision.
+func isSettingTooNew(err error) bool {
+	return strings.Contains(err.Error(), settingToken+" has unsupported data type")
 }
 
 // with adds the settings that an insert needs.
 func (t *table) with(ctx context.Context, l *layout, token string) context.Context {
-	settings := make(clickhouse.Settings, len(t.cfg.Settings)+2)
-	if l.waitsForAsync {
-		settings[settingAsyncWait] = 1 // Whatever a profile says, an acknowledgement must mean stored.
+	settings := make(clickhouse.Settings, len(t.cfg.Settings)+4)
+	if l.knowsAsync { // Whatever a profile says, and since 26.2 the server: an acknowledgement must mean stored.
+		settings[settingAsync] = 0
+		settings[settingAsyncWait] = 1
 	}
 	maps.Copy(settings, t.cfg.Settings)
 	if token != "" {
 		settings[settingToken] = token
-	} else {
-		settings[settingDeduplicate] = 0 // Or a table that deduplicates blocks would swallow an equal one.
+	} else { // Or a table that deduplicates blocks would swallow an equal one.
+		settings[settingDeduplicate] = 0
+		if l.knowsDedupMode {
+			settings[settingDedupMode] = "disable"
+		}
 	}
 	return clickhouse.Context(ctx, clickhouse.WithSettings(settings))
 }
@@ -265,7 +280,7 @@ func (t *table) attempt(ctx context.Context, success breaker.Outcome, fn func(co
 	err = callerError(ctx, err)
 	report(ctx, permit, err)
 	if Classify(err) == ClassConfig {
-		t.layout.Store(nil) // Look at the table again once it is mended.
+		t.suspect.Store(true) // Look at the table again once it is mended.
 	}
 	return err
 }
@@ -275,7 +290,7 @@ func (t *table) retry(ctx context.Context, fn func(context.Context) error) error
 	retryable := policy.Retryable
 	policy.Retryable = func(err error) bool {
 		switch Classify(err) {
-		case ClassTransient, ClassOverload, ClassAmbiguous, ClassPool:
+		case ClassTransient, ClassOverload, ClassAmbiguous, ClassUnknown, ClassPool:
 			return retryable(err)
 		default:
 			return false

@@ -2,35 +2,60 @@ package clickhousex
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/column"
 	chdriver "github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 )
 
-// layout is the table's columns as the server described them, for the fields of one row type. It does not change; when
-// the table does, there is a new one. Safe for concurrent use.
+// layout is the table's columns as the server described them, for the fields of one row type, and what that server knows.
+// It does not change; when they do, there is a new one. Safe for concurrent use.
 type layout struct {
 	table  string
 	fields []field
 	types  []colType
 	server *column.ServerContext
+	made   time.Time
 	free   sync.Pool // Of *rows, for their slices.
 
-	takesToken    bool // The server knows insert_deduplication_token.
-	waitsForAsync bool // The server knows wait_for_async_insert.
+	takesToken     bool // The server knows insert_deduplication_token.
+	knowsAsync     bool // The server knows async_insert and wait_for_async_insert.
+	knowsDedupMode bool // The server knows deduplicate_insert.
 }
 
-func newLayout(table string, fields []field, server *chdriver.ServerVersion) *layout {
-	return &layout{
-		table:         table,
-		fields:        fields,
-		server:        serverContext(server),
-		takesToken:    server.Revision >= stringSettingsRevision,
-		waitsForAsync: knowsAsyncInserts(server),
+// layoutLife is how long a layout is relied on: the next connection may go to a server of another version. Younger than
+// trustedLife it may even refuse a row.
+const (
+	layoutLife  = time.Minute
+	trustedLife = 10 * time.Second
+)
+
+func newLayout(table string, fields []field, columns []column.Interface, server *chdriver.ServerVersion) *layout {
+	l := &layout{
+		table:          table,
+		fields:         fields,
+		server:         serverContext(server),
+		made:           time.Now(),
+		takesToken:     server.Revision > stringSettingsRevision && isSince(server, 22, 2),
+		knowsAsync:     isSince(server, 21, 11),
+		knowsDedupMode: isSince(server, 26, 2),
 	}
+	for _, c := range columns {
+		l.types = append(l.types, parseType(string(c.Type())))
+	}
+	return l
+}
+
+func (l *layout) age() time.Duration { return time.Since(l.made) }
+
+// says tells whether other has nothing new to say to a reader of the log.
+func (l *layout) says(other *layout) bool {
+	return l.takesToken == other.takesToken &&
+		slices.EqualFunc(l.types, other.types, func(x, y colType) bool { return x.name == y.name })
 }
 
 // fits says whether the table still looks the same.
@@ -45,24 +70,29 @@ type rows struct {
 	items  []int // The item of each row, ascending.
 }
 
-// rows checks and converts n items. What refused gets are the items that no column would take; an error means that no
-// item could be taken at all, whatever its values.
-func (l *layout) rows(n int, item func(int) reflect.Value, refused map[int]error) (*rows, error) {
+// rows checks and converts n items but for those in left. Unfit are the items that a column would not take; an error means
+// that no item could be taken at all, whatever its values.
+func (l *layout) rows(n int, item func(int) reflect.Value, left map[int]error) (_ *rows, unfit map[int]error, _ error) {
 	r, err := l.take()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for i := range n {
+		if left[i] != nil {
+			continue
+		}
 		if err := r.add(i, item(i)); err != nil {
-			var fault *RowError
-			if !errors.As(err, &fault) {
+			if _, ok := errors.AsType[*RowError](err); !ok {
 				r.release()
-				return nil, err
+				return nil, nil, err
 			}
-			refused[i] = err
+			if unfit == nil {
+				unfit = make(map[int]error)
+			}
+			unfit[i] = err
 		}
 	}
-	return r, nil
+	return r, unfit, nil
 }
 
 func (l *layout) take() (*rows, error) {
@@ -93,29 +123,41 @@ func (r *rows) add(i int, row reflect.Value) error {
 		}
 		row = row.Elem()
 	}
-	for k, c := range r.cells {
-		err := c.add(row)
-		if err == nil {
-			continue
+	k, err := r.fillCells(row)
+	if err == nil {
+		r.items = append(r.items, i)
+		return nil
+	}
+	for _, filled := range r.cells[:k] {
+		filled.pop()
+	}
+	if errors.Is(err, errMismatch) {
+		return r.layout.columnError(k, err)
+	}
+	f := r.layout.fields[k]
+	return &RowError{
+		Row: i, Column: f.column, Type: r.layout.types[k].name, Kind: f.goType.String(), Reason: reason(err), Err: err,
+	}
+}
+
+// fillCells adds a row to one column after the other, and says which one did not take it.
+func (r *rows) fillCells(row reflect.Value) (k int, err error) {
+	defer func() {
+		if p := recover(); p != nil { // In a Valuer of the program's.
+			err = fmt.Errorf("%w: %v", errPanicked, p)
 		}
-		for _, filled := range r.cells[:k] {
-			filled.pop()
-		}
-		if errors.Is(err, errMismatch) {
-			return r.layout.columnError(k, err)
-		}
-		f := r.layout.fields[k]
-		return &RowError{
-			Row: i, Column: f.column, Type: r.layout.types[k].name, Kind: f.goType.String(), Reason: reason(err), Err: err,
+	}()
+	for k = range r.cells {
+		if err := r.cells[k].add(row); err != nil {
+			return k, err
 		}
 	}
-	r.items = append(r.items, i)
-	return nil
+	return k, nil
 }
 
 // reason never repeats a value, as the driver's own texts do.
 func reason(err error) string {
-	for _, known := range []error{errNull, errOutOfRange, errInexact, errWrongType} {
+	for _, known := range []error{errNull, errOutOfRange, errInexact, errWrongType, errPanicked} {
 		if errors.Is(err, known) {
 			return known.Error()
 		}

@@ -16,8 +16,7 @@ type resultRows struct {
 var _ driver.Rows = (*resultRows)(nil)
 
 func (r *resultRows) Next() bool {
-	r.pending.reading.Store(true)
-	defer r.pending.reading.Store(false)
+	defer r.pending.read()()
 	if r.rows.Next() {
 		return true
 	}
@@ -26,14 +25,12 @@ func (r *resultRows) Next() bool {
 }
 
 func (r *resultRows) HasData() bool {
-	r.pending.reading.Store(true)
-	defer r.pending.reading.Store(false)
+	defer r.pending.read()()
 	return r.rows.HasData()
 }
 
 func (r *resultRows) Close() error {
-	r.pending.reading.Store(true)
-	defer r.pending.reading.Store(false)
+	defer r.pending.read()()
 	err := r.rows.Close()
 	r.pending.end(errors.Join(err, r.rows.Err()))
 	return err
@@ -56,13 +53,13 @@ func (r *resultRow) Err() error { return r.row.Err() }
 func (r *resultRow) Scan(dest ...any) error {
 	return r.scan(func() error { return r.row.Scan(dest...) })
 }
+
 func (r *resultRow) ScanStruct(dest any) error {
 	return r.scan(func() error { return r.row.ScanStruct(dest) })
 }
 
 func (r *resultRow) scan(fn func() error) error {
-	r.pending.reading.Store(true)
-	defer r.pending.reading.Store(false)
+	defer r.pending.read()()
 	err := fn()
 	r.pending.end(err)
 	return err
@@ -82,8 +79,7 @@ type resultStream struct {
 }
 
 func (s *resultStream) Read(p []byte) (int, error) {
-	s.pending.reading.Store(true)
-	defer s.pending.reading.Store(false)
+	defer s.pending.read()()
 	n, err := s.stream.Read(p)
 	switch {
 	case errors.Is(err, io.EOF):

@@ -2,12 +2,17 @@ package clickhousex_test
 
 import (
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"math"
+	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2/lib/column"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/clickhousex"
@@ -76,8 +81,6 @@ func holds[V any](t *testing.T, column string, value V) {
 	}
 }
 
-func ptr[V any](v V) *V { return &v }
-
 func TestRowsTaken(t *testing.T) {
 	type myString string
 	type myInt int32
@@ -108,7 +111,7 @@ func TestRowsTaken(t *testing.T) {
 	takes(t, "Map(String, UInt8)", []map[string]uint8{{"a": 1}}, map[any]any{"a": uint8(1)})
 	takes(t, "UUID", []string{"61f0c404-5cb3-11e7-907b-a6006ad3dba0"}, "61f0c404-5cb3-11e7-907b-a6006ad3dba0")
 
-	takes(t, "Nullable(Int32)", []*int{ptr(5), nil, ptr(0)}, int32(5), nil, int32(0))
+	takes(t, "Nullable(Int32)", []*int{new(5), nil, new(0)}, int32(5), nil, int32(0))
 	takes(t, "Nullable(Date)", []*time.Time{nil, &day}, nil, day)
 	takes(t, "Nullable(Date)", []time.Time{day}, day)
 	takes(t, "Nullable(Bool)", []bool{true}, true)
@@ -116,8 +119,22 @@ func TestRowsTaken(t *testing.T) {
 	takes(t, "Nullable(DateTime)", []sql.NullTime{{}, {Time: second, Valid: true}}, nil, second)
 	takes(t, "LowCardinality(String)", []string{"a", "b", "a"}, "a", "b", "a")
 	takes(t, "LowCardinality(String)", [][]byte{[]byte("a")}, "a")
-	takes(t, "LowCardinality(Nullable(String))", []*string{nil, ptr("a"), ptr("a"), ptr("")}, nil, "a", "a", "")
-	takes(t, "Int8", []*int{ptr(5)}, int8(5))
+	takes(t, "LowCardinality(Nullable(String))", []*string{nil, new("a"), new("a"), new("")}, nil, "a", "a", "")
+	takes(t, "Decimal(9, 2)", []string{"1.23", "-0.10", "1234567.89", "12e3", "1.230"}, "1.23", "-0.10", "1234567.89", "12000.00", "1.23")
+	takes(t, "Decimal(38, 10)", []decimalValue{"0.0000000001"}, "0.0000000001")
+	takes(t, "IPv4", []net.IP{net.IPv4(1, 2, 3, 4)}, "1.2.3.4")
+	takes(t, "Nullable(IPv4)", []net.IP{nil}, nil)
+	takes(t, "IPv6", []net.IP{net.ParseIP("2001:db8::1")}, "2001:db8::1")
+	takes(t, "Map(String, UInt8)", []*orderedMap{{"a", 1}}, map[any]any{"a": uint8(1)})
+	takes(t, "Map(String, UInt8)", []orderedMap{{"a", 1}}, map[any]any{"a": uint8(1)})
+
+	// Before 1970 the driver's division would make the next day of it.
+	noon, midnight := time.Date(1969, 12, 30, 12, 0, 0, 0, time.UTC), time.Date(1969, 12, 30, 0, 0, 0, 0, time.UTC)
+	takes(t, "Date32", []any{noon, &noon}, midnight, midnight)
+	takes(t, "Nullable(Date32)", []sql.NullTime{{Time: noon, Valid: true}}, midnight)
+	takes(t, "Array(Date32)", [][]time.Time{{midnight, day}}, []any{midnight, day})
+
+	takes(t, "Int8", []*int{new(5)}, int8(5))
 	takes(t, "Int8", []any{int64(5)}, int8(5))
 }
 
@@ -145,14 +162,55 @@ func TestRowsRefused(t *testing.T) {
 	refuses[any](t, "Int32", nil, "text", 1<<40)
 	refuses(t, "String", sql.NullString{})
 	refuses(t, "UInt8", sql.NullInt64{Int64: 300, Valid: true})
-	refuses(t, "Nullable(UInt8)", ptr(300))
+	refuses(t, "Nullable(UInt8)", new(300))
 	refuses(t, "LowCardinality(FixedString(2))", "abc")
 	refuses(t, "Array(UInt8)", []int{1, 300})
 	refuses(t, "Array(Array(Int8))", [][]int{{1}, {2, 128}})
 	refuses(t, "Array(String)", []*string{nil})
 	refuses(t, "Map(String, UInt8)", map[string]int{"a": 300})
 	refuses(t, "UUID", "not a uuid")
+	refuses(t, "Array(Date32)", []time.Time{time.Date(1969, 12, 30, 12, 0, 0, 0, time.UTC)})
+	refuses(t, "Map(String, Date32)", map[string]time.Time{"a": time.Date(1969, 12, 30, 12, 0, 0, 0, time.UTC)})
+	refuses(t, "Decimal(9, 2)", "1.239", "12345678.9", "1e8", "0.001", "100e-5", "text")
+	refuses[decimalValue](t, "Decimal(4, 2)", "100", "123.45")
+	refuses(t, "Array(Decimal(4, 2))", []string{"0.999"})
+	refuses(t, "IPv4", net.IP(nil), net.ParseIP("2001:db8::1"), net.IP{1, 2, 3})
+	refuses(t, "IPv4", netip.Addr{}, netip.MustParseAddr("2001:db8::1"))
+	refuses(t, "IPv6", net.IP(nil))
+	refuses(t, "IPv6", netip.Addr{})
+	refuses(t, "Array(IPv4)", []net.IP{nil})
+	refuses(t, "Map(String, UInt8)", &orderedMap{"a", 300})
+	refuses(t, "Map(String, UInt8)", orderedMap{"a", -1})
+	refuses(t, "Int64", panics{}, panics{})
 }
+
+// decimalValue brings its text as the known decimal types do.
+type decimalValue string
+
+func (d decimalValue) Value() (driver.Value, error) { return string(d), nil }
+
+type panics struct{}
+
+func (panics) Value() (driver.Value, error) { panic("in the program's own code") }
+
+// orderedMap has one entry.
+type orderedMap struct {
+	key   string
+	value int
+}
+
+func (m orderedMap) Put(any, any) {}
+
+func (m orderedMap) Iterator() column.MapIterator { return &orderedMapIterator{orderedMap: m} }
+
+type orderedMapIterator struct {
+	orderedMap
+	n int
+}
+
+func (i *orderedMapIterator) Next() bool { i.n++; return i.n == 1 }
+func (i *orderedMapIterator) Key() any   { return i.key }
+func (i *orderedMapIterator) Value() any { return i.value }
 
 func TestColumnsHeld(t *testing.T) {
 	holds(t, "Int32", 1.5)
@@ -178,11 +236,11 @@ func TestRefusedRowsLeaveNoTrace(t *testing.T) {
 	bubble(t, cfg, func(t *testing.T, s *testkit.ClickHouseServer) {
 		in := newInserter[*wide](t, open(t, options(s), clickhousex.Config{}), "wide", clickhousex.InserterConfig{})
 		rows := []*wide{
-			{1, ptr(1), []string{"1"}, 1},
-			{2, ptr(2), []string{"2"}, -2},
+			{1, new(1), []string{"1"}, 1},
+			{2, new(2), []string{"2"}, -2},
 			nil,
 			{3, nil, []string{"3"}, 3},
-			{4, ptr(400), []string{"4"}, 4},
+			{4, new(400), []string{"4"}, 4},
 		}
 		var b holdfast.Batch[*wide]
 		for _, row := range rows {

@@ -5,136 +5,120 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"hash"
+	"maps"
 	"slices"
 
 	"github.com/holdfast-io/holdfast"
 )
 
-// tokenVersion changes when a batch's token does, so that a rolling deployment never takes two rules for one.
-const tokenVersion = "holdfast-1"
+// tokenVersion changes when the tokens do, so that a rolling deployment never takes two rules for one.
+const tokenVersion = "holdfast-2"
 
-// batchToken is the deduplication token of a batch, "" without spans. It depends on what the batch is and on nothing
-// else, neither time nor attempt, so that the same batch after a crash gets the same token: on the epoch, the spans in
-// whatever order, and the offsets inside of them that the items leave out, since the same span without a message that
-// went to the dead-letter queue is another set of rows. So are the same items without the refused ones. Items without a
-// Source leave no offset to go by, and are only counted.
-func batchToken[T any](epoch string, b holdfast.Batch[T], refused map[int]error) string {
-	if len(b.Spans) == 0 {
-		return ""
-	}
-	h := tokenHash{hash: sha256.New()}
-	h.text(tokenVersion)
-	h.text(epoch)
+// partition is one that claims are of.
+type partition struct {
+	topic string
+	id    int
+}
 
-	type partition struct {
-		topic string
-		id    int
+// place is where a value comes from within its partition. With that it names the value's row, before a crash and after.
+type place struct {
+	offset int64
+	index  int
+}
+
+// placeOf gives an item's place in the claim that it was fetched from. The item needs a Source.
+func placeOf[T any](item *holdfast.Item[T]) (partition, place) {
+	m := item.Source
+	p := partition{m.Topic, m.Partition}
+	if m.Letter != nil {
+		p = partition{m.Letter.Topic, m.Letter.Partition}
 	}
-	present := make(map[partition]*[]int64)
+	return p, place{m.ClaimOffset(), item.Index}
+}
+
+// hasPlaces says whether each item has a place that can be trusted: a Source, and an offset in one of the spans.
+func hasPlaces[T any](b holdfast.Batch[T]) bool {
+	spans := make(map[partition][]holdfast.Span)
+	for _, s := range b.Spans {
+		p := partition{s.Topic, s.Partition}
+		spans[p] = append(spans[p], s)
+	}
 	var (
-		last    partition
-		offsets *[]int64
-		unknown int64
+		last  partition
+		known []holdfast.Span
 	)
 	for i := range b.Items {
-		m := b.Items[i].Source
-		if m == nil {
-			unknown++
-			continue
+		if b.Items[i].Source == nil {
+			return false
 		}
-		p, offset := partition{m.Topic, m.Partition}, m.Offset
-		if m.Letter != nil { // The spans count in the topic that the claim is of.
-			p, offset = partition{m.Letter.Topic, m.Letter.Partition}, m.Letter.Offset
+		p, at := placeOf(&b.Items[i])
+		if i == 0 || p != last {
+			last, known = p, spans[p]
 		}
-		if offsets == nil || p != last {
-			if last, offsets = p, present[p]; offsets == nil {
-				offsets = new([]int64)
-				present[p] = offsets
+		if !slices.ContainsFunc(known, func(s holdfast.Span) bool { return s.First <= at.offset && at.offset < s.Next }) {
+			return false
+		}
+	}
+	return true
+}
+
+// rowsToken is the deduplication token of some of a batch's items: equal for equal sets of rows, in whatever order and
+// batch they come, and for no others. It depends on neither time nor attempt, so that the same rows after a crash get the
+// same token; and on each row, so that no token stands for fewer rows than it once did, nor for the other values of a
+// message that became several.
+func rowsToken[T any](epoch string, b holdfast.Batch[T], items []int) string {
+	rows := make(map[partition]*[]place)
+	var (
+		last   partition
+		places *[]place
+	)
+	for _, i := range items {
+		p, at := placeOf(&b.Items[i])
+		if places == nil || p != last {
+			if last, places = p, rows[p]; places == nil {
+				places = new([]place)
+				rows[p] = places
 			}
 		}
-		*offsets = append(*offsets, offset)
+		*places = append(*places, at)
 	}
-	for _, offsets := range present {
-		slices.Sort(*offsets)
-	}
-	spans := slices.SortedFunc(slices.Values(b.Spans), func(x, y holdfast.Span) int {
-		return cmp.Or(cmp.Compare(x.Topic, y.Topic), cmp.Compare(x.Partition, y.Partition), cmp.Compare(x.First, y.First))
-	})
-	for _, s := range spans {
-		h.text(s.Topic)
-		h.number(int64(s.Partition))
-		h.number(s.First)
-		h.number(s.Next)
-		var offsets []int64
-		if found := present[partition{s.Topic, s.Partition}]; found != nil {
-			offsets = *found
+	d := digest{}.text(epoch)
+	for _, p := range slices.SortedFunc(maps.Keys(rows), func(x, y partition) int {
+		return cmp.Or(cmp.Compare(x.topic, y.topic), cmp.Compare(x.id, y.id))
+	}) {
+		places := *rows[p]
+		byPlace := func(x, y place) int { return cmp.Or(cmp.Compare(x.offset, y.offset), cmp.Compare(x.index, y.index)) }
+		if !slices.IsSortedFunc(places, byPlace) {
+			slices.SortFunc(places, byPlace)
 		}
-		h.gaps(offsets, s.First, s.Next)
-	}
-	h.number(unknown)
-	h.number(int64(len(b.Items)))
-	if len(refused) > 0 {
-		for i := range b.Items {
-			if refused[i] != nil {
-				h.number(int64(i))
-			}
+		d = d.text(p.topic).number(int64(p.id)).number(int64(len(places)))
+		for _, at := range places {
+			d = d.number(at.offset).number(int64(at.index))
 		}
 	}
-	return h.sum()
+	return tokenVersion + "-" + d.sum()
 }
 
-// partToken is the token of a part of a batch that had to be split. The parent's must not stand for fewer rows.
-func partToken(parent string, from, to int) string {
-	if parent == "" {
-		return ""
+// batchKey tells whether a batch is the same as an earlier one: the same items in the same order.
+func batchKey[T any](b holdfast.Batch[T]) string {
+	var d digest
+	for i := range b.Items {
+		p, at := placeOf(&b.Items[i])
+		d = d.text(p.topic).number(int64(p.id)).number(at.offset).number(int64(at.index))
 	}
-	h := tokenHash{hash: sha256.New()}
-	h.text(parent)
-	h.number(int64(from))
-	h.number(int64(to))
-	return h.sum()
+	return d.sum()
 }
 
-// tokenHash writes every part with its length, so that no two inputs read the same.
-type tokenHash struct {
-	hash   hash.Hash
-	buffer [8]byte
+// digest collects what is hashed, in such a way that no two inputs read the same.
+type digest []byte
+
+func (d digest) text(s string) digest {
+	return append(d.number(int64(len(s))), s...)
 }
 
-func (t *tokenHash) text(s string) {
-	t.number(int64(len(s)))
-	t.hash.Write([]byte(s))
-}
+func (d digest) number(n int64) digest { return binary.AppendVarint(d, n) }
 
-func (t *tokenHash) number(n int64) {
-	binary.LittleEndian.PutUint64(t.buffer[:], uint64(n))
-	t.hash.Write(t.buffer[:])
-}
-
-// gaps writes the runs of [first, next) that are not among the ascending offsets, and how many there are.
-func (t *tokenHash) gaps(offsets []int64, first, next int64) {
-	count := int64(0)
-	at, _ := slices.BinarySearch(offsets, first)
-	for _, o := range offsets[at:] {
-		if o >= next {
-			break
-		}
-		if o > first {
-			t.number(first)
-			t.number(o)
-			count++
-		}
-		first = o + 1
-	}
-	if first < next {
-		t.number(first)
-		t.number(next)
-		count++
-	}
-	t.number(count)
-}
-
-func (t *tokenHash) sum() string {
-	return tokenVersion + "-" + hex.EncodeToString(t.hash.Sum(nil)[:16])
+func (d digest) sum() string {
+	sum := sha256.Sum256(d)
+	return hex.EncodeToString(sum[:16])
 }

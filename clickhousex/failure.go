@@ -1,0 +1,52 @@
+package clickhousex
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/ClickHouse/clickhouse-go/v2/lib/proto"
+)
+
+// failure is an error of an insert with what it means at the place where it came.
+type failure struct {
+	class   Class
+	unknown bool // Rows may be stored.
+	text    string
+	err     error
+}
+
+func (f *failure) Error() string { return f.text }
+func (f *failure) Unwrap() error { return f.err }
+
+// beforeSend is what an error means that came before the first row was sent: nothing is ambiguous, and no row at fault.
+func beforeSend(err error) error {
+	class := Classify(err)
+	if class == ClassAmbiguous {
+		class = ClassTransient
+	}
+	if class == ClassData {
+		class = ClassConfig
+	}
+	return &failure{class: class, text: err.Error(), err: err}
+}
+
+// afterSend is what an error means that came when rows were on their way. Only an exception of the server's, and only one
+// that it raises before it writes, says that none is stored. Its text is left out where it may repeat rows.
+func afterSend(err error) error {
+	if err == nil {
+		return nil
+	}
+	var exception *proto.Exception
+	if !errors.As(err, &exception) {
+		return &failure{class: ClassAmbiguous, unknown: true, text: err.Error(), err: err}
+	}
+	class := classifyException(exception)
+	if class == ClassNone {
+		return nil
+	}
+	text := err.Error()
+	if class == ClassData || class == ClassUnknown || whilePushing(exception) {
+		text = fmt.Sprintf("the server answered with code %d", exception.Code)
+	}
+	return &failure{class: class, unknown: !raisedBeforeWriting(exception), text: text, err: err}
+}
