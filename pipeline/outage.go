@@ -44,5 +44,3 @@ func (o *outage) end() {
 		o.on.Store(false)
 	}
 }
-
-func (o *outage) lasts() bool { return o.on.Load() }
