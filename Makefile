@@ -12,6 +12,8 @@ each = for m in $(MODULES); do echo "== $$m: $(1)"; (cd "$$m" && $(1)); done
 LINT := go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint
 
 FUZZTIME ?= 10s
+SEEDS    ?= 500
+SEED     ?= 1
 
 # How many brokers servers-up starts: 1 or 3.
 BROKERS ?= 1
@@ -19,7 +21,7 @@ BROKERS ?= 1
 # What takes too long for every change. More goes here, one target a word.
 NIGHTLY := race fuzz cover bench-breaker test-real-cluster
 
-.PHONY: help build test race lint fmt tidy diff fuzz cover bench-breaker quickstart \
+.PHONY: help build test race lint fmt tidy diff fuzz sim cover bench-breaker quickstart \
 	servers-up servers-down test-real test-real-cluster check nightly
 
 help: ## Show this list
@@ -50,6 +52,9 @@ fuzz: ## Run every fuzz test for FUZZTIME (10s)
 	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's|/[^/]*:func | |' | sort | while read -r dir name; do \
 		echo "== $$dir: $$name"; go test -C "$$dir" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) .; \
 	done
+
+sim: ## Run SEEDS (500) random simulations of a pipeline among failures, from seed SEED (1) on
+	@SEEDS=$(SEEDS) SEED=$(SEED) go test -count=1 -v -timeout 0 -run '^TestSimulation$$' ./pipeline
 
 cover: ## Say how much of the library the tests run, line by line in coverage.html
 	@go test -coverpkg=./... -coverprofile=coverage.out ./...

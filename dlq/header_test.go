@@ -36,6 +36,7 @@ func TestLetterComesBackAsItWas(t *testing.T) {
 		"empty key":   func(l *dlq.Letter) { l.Message.Key = []byte{} },
 		"no headers":  func(l *dlq.Letter) { l.Message.Headers = nil },
 		"no times":    func(l *dlq.Letter) { l.Message.Time, l.FirstFailedAt, l.DeadAt = time.Time{}, time.Time{}, time.Time{} },
+		"far time":    func(l *dlq.Letter) { l.Message.Time = time.UnixMilli(1_700_000_000_000_000).UTC() }, // Microseconds, taken for milliseconds.
 		"bare":        func(l *dlq.Letter) { *l = dlq.Letter{Message: holdfast.Message{Topic: "t"}} },
 	} {
 		t.Run(name, func(t *testing.T) {

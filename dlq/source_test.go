@@ -2,6 +2,7 @@ package dlq_test
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -123,5 +124,58 @@ func TestSourceCommitsWhatItPassesOver(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// However fetches and commits take turns, nothing is committed past a letter that is outstanding, and in the end
+// everything is.
+func TestSourceCommitsAsFarAsLettersAreSettled(t *testing.T) {
+	for seed := range uint64(2000) {
+		dice := rand.New(rand.NewPCG(seed, 0))
+		l := &log{chunk: 1 + dice.IntN(5)}
+		mine := make(map[int64]bool)
+		end := int64(1 + dice.IntN(30))
+		for o := range end {
+			mine[o] = dice.IntN(2) == 0
+			l.records = append(l.records, record(o, func(l *dlq.Letter) {
+				if !mine[o] {
+					l.Group = "h"
+				}
+			}))
+		}
+		err := source(t, l).Consume(t.Context(), func(ctx context.Context, c holdfast.Claim) error {
+			var outstanding []int64
+			settled := int64(0)
+			for over := false; !over || len(outstanding) > 0; {
+				if !over && (len(outstanding) == 0 || dice.IntN(2) == 0) {
+					messages, err := c.Fetch(ctx)
+					over = err != nil
+					for _, m := range messages {
+						outstanding = append(outstanding, m.ClaimOffset())
+					}
+				} else {
+					n := 1 + dice.IntN(len(outstanding))
+					settled, outstanding = outstanding[n-1]+1, outstanding[n:]
+					c.Commit(settled)
+				}
+				for _, next := range l.committed {
+					for o := settled; o < next; o++ {
+						if mine[o] {
+							t.Fatalf("seed %d: committed up to %d, and %d is outstanding", seed, next, o)
+						}
+					}
+				}
+				if !slices.IsSorted(l.committed) {
+					t.Fatalf("seed %d: commits go back: %v", seed, l.committed)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := l.committed[len(l.committed)-1]; got != end {
+			t.Fatalf("seed %d: committed up to %d of %d", seed, got, end)
+		}
 	}
 }

@@ -95,6 +95,49 @@ func TestTopicSaysWhichLettersAreNotWritten(t *testing.T) {
 	}
 }
 
+// narrow is a Kafka that refuses records of some original offset and says so.
+type narrow struct {
+	producer
+	refused string
+}
+
+type refusedError []int
+
+func (refusedError) Error() string    { return "too large" }
+func (e refusedError) Indexes() []int { return e }
+
+func (p *narrow) ProduceTo(ctx context.Context, topic string, partition int, messages ...holdfast.Message) error {
+	var refused refusedError
+	for i, m := range messages {
+		if slices.ContainsFunc(m.Headers, func(h holdfast.Header) bool { return h.Key == dlq.HeaderOrigOffset && string(h.Value) == p.refused }) {
+			refused = append(refused, i)
+			continue
+		}
+		_ = p.producer.ProduceTo(ctx, topic, partition, m)
+	}
+	if refused == nil {
+		return nil
+	}
+	return append(refused, -1, len(messages)) // Nonsense does no harm.
+}
+
+// One letter that is too large is not a reason to write its neighbours again.
+func TestTopicNamesTheLettersThatTheProducerNames(t *testing.T) {
+	p := &narrow{producer: producer{partitions: 2}, refused: "8"}
+	topic, err := dlq.NewTopic(p, dlq.TopicConfig{Topic: "orders.dlq"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = topic.Write(t.Context(), letters(10)...)
+	var partly *holdfast.BatchError
+	if !errors.As(err, &partly) || len(partly.Items) != 1 || partly.Items[8] == nil {
+		t.Errorf("got %v, want a BatchError about letter 8", err)
+	}
+	if written := len(p.log[0]) + len(p.log[1]); written != 9 {
+		t.Errorf("%d letters written, want 9", written)
+	}
+}
+
 func TestTopicRefusesNonsense(t *testing.T) {
 	if _, err := dlq.NewTopic(&producer{}, dlq.TopicConfig{}); err == nil || !strings.Contains(err.Error(), "TopicConfig.Topic") {
 		t.Errorf("got %v", err)

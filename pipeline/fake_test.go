@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
@@ -64,6 +65,13 @@ func (b *broker) committed(p int) int64 {
 	return b.partitions[p].committed
 }
 
+// fetched is how many messages have been handed out.
+func (b *broker) fetched() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.handed
+}
+
 // Consume claims every partition until ctx ends. revoke ends one claim, and the partition is claimed anew.
 func (b *broker) Consume(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error {
 	var claims sync.WaitGroup
@@ -92,6 +100,20 @@ func (b *broker) own(ctx context.Context, part *partition, handle func(context.C
 	defer b.mu.Unlock()
 	c.over = true
 	return err
+}
+
+// once is a broker whose partitions, once revoked, go to another member.
+type once struct{ *broker }
+
+func (o once) Consume(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error {
+	var claims sync.WaitGroup
+	errs := make([]error, len(o.partitions))
+	for i, part := range o.partitions {
+		claims.Go(func() { errs[i] = o.own(ctx, part, handle) })
+	}
+	claims.Wait()
+	<-ctx.Done()
+	return errors.Join(errs...)
 }
 
 // owner is the claim that owns a partition now.
@@ -180,6 +202,17 @@ func (c cluster) ConsumeAs(ctx context.Context, group string, topics []string, h
 	return c.letters.Consume(ctx, handle)
 }
 
+// mustGiveUp revokes a partition's claim, which has to be given up at once.
+func (b *broker) mustGiveUp(p int) {
+	b.t.Helper()
+	before := b.owner(p)
+	before.revoke()
+	synctest.Wait()
+	if b.owner(p) == before {
+		b.t.Errorf("partition %d is not given up", p)
+	}
+}
+
 // letterBox takes letters into memory, and into a broker's log if it has one.
 type letterBox struct {
 	into *broker
@@ -220,6 +253,13 @@ func (b *letterBox) setAway(err error) {
 	b.away = err
 }
 
+// attempts is how often somebody has tried to write letters.
+func (b *letterBox) attempts() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.tries
+}
+
 // of gives the offsets of the letters with a reason, in the order they were written.
 func (b *letterBox) of(reason dlq.Reason) []int64 {
 	b.mu.Lock()
@@ -239,6 +279,20 @@ func (b *letterBox) len() int {
 	return len(b.letters)
 }
 
+// boxFunc is a dead-letter queue.
+type boxFunc func(context.Context, ...dlq.Letter) error
+
+func (f boxFunc) Write(ctx context.Context, letters ...dlq.Letter) error { return f(ctx, letters...) }
+
+func newBreaker(t *testing.T, name string) *breaker.Breaker {
+	t.Helper()
+	b, err := breaker.New(breaker.Config{Name: name, MaxFailures: 1, SuccessThreshold: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // store is a sink with a circuit inside. What it does with a batch is scripted.
 type store struct {
 	breaker *breaker.Breaker
@@ -251,11 +305,7 @@ type store struct {
 
 func newStore(t *testing.T) *store {
 	t.Helper()
-	b, err := breaker.New(breaker.Config{Name: "store", MaxFailures: 1, SuccessThreshold: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &store{breaker: b}
+	return &store{breaker: newBreaker(t, "store")}
 }
 
 func (s *store) IsOpen() bool                             { return s.breaker.IsOpen() }
@@ -296,6 +346,19 @@ func (s *store) do(script func(n int, b holdfast.Batch[int]) error) {
 	s.script = script
 }
 
+// refuse has the store refuse some values.
+func (s *store) refuse(why error, values ...int) {
+	s.do(func(_ int, b holdfast.Batch[int]) error {
+		refused := make(map[int]error)
+		for i, item := range b.Items {
+			if slices.Contains(values, item.Value) {
+				refused[i] = why
+			}
+		}
+		return &holdfast.BatchError{Items: refused}
+	})
+}
+
 // count is how many calls reached the store.
 func (s *store) count() int {
 	s.mu.Lock()
@@ -308,6 +371,14 @@ func (s *store) stored() []int {
 	defer s.mu.Unlock()
 	return slices.Clone(s.rows)
 }
+
+// scripted is a store of which only the circuit is asked.
+type scripted struct {
+	*store
+	write func(context.Context, holdfast.Batch[int]) error
+}
+
+func (s *scripted) Write(ctx context.Context, b holdfast.Batch[int]) error { return s.write(ctx, b) }
 
 // running is a pipeline that runs until stop.
 type running struct {
@@ -349,6 +420,13 @@ func (r *running) mustStop(t *testing.T) {
 func number() pipeline.Stage[holdfast.Message, int] {
 	return pipeline.Map("decode", pipeline.JSON[int], pipeline.StageConfig{})
 }
+
+// work decodes numbers and runs fn on them.
+func work(fn func(context.Context, int) (int, error), cfg pipeline.StageConfig) pipeline.Stage[holdfast.Message, int] {
+	return pipeline.Then(number(), pipeline.Map("work", fn, cfg))
+}
+
+func pass(_ context.Context, n int) (int, error) { return n, nil }
 
 func numbers(n int) []int {
 	all := make([]int, n)

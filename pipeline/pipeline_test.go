@@ -91,8 +91,8 @@ func TestLetterThatCannotBeWrittenHoldsItsPartition(t *testing.T) {
 		if h := r.Health(); !h.Live || !h.Ready {
 			t.Errorf("health %+v, want live and ready", h)
 		}
-		if box.tries < 3 || box.tries > 100 {
-			t.Errorf("%d tries in a minute: not tried again, or without backoff", box.tries)
+		if box.attempts() < 3 || box.attempts() > 100 {
+			t.Errorf("%d tries in a minute: not tried again, or without backoff", box.attempts())
 		}
 		box.setAway(nil)
 		time.Sleep(time.Minute)
@@ -150,8 +150,8 @@ func TestOpenCircuitPauses(t *testing.T) {
 		if box.len() != 0 || b.committed(0) != 0 {
 			t.Errorf("%d letters, committed %d, want none and 0", box.len(), b.committed(0))
 		}
-		if b.handed > 60 {
-			t.Errorf("%d messages fetched while paused, want two batches of 20 and a fetch of 10 at the most", b.handed)
+		if b.fetched() > 60 {
+			t.Errorf("%d messages fetched while paused, want two batches of 20 and a fetch of 10 at the most", b.fetched())
 		}
 		s.breaker.Reset()
 		time.Sleep(time.Minute)
@@ -632,8 +632,8 @@ func TestLettersComeHome(t *testing.T) {
 		if box.len() != 101 || b.committed(0) != 51 || b.committed(1) != 50 {
 			t.Fatalf("%d letters, committed %d and %d", box.len(), b.committed(0), b.committed(1))
 		}
-		if letters.committed(0) != 0 || letters.handed != 0 {
-			t.Errorf("%d letters fetched and %d settled while the circuit was open", letters.handed, letters.committed(0))
+		if letters.committed(0) != 0 || letters.fetched() != 0 {
+			t.Errorf("%d letters fetched and %d settled while the circuit was open", letters.fetched(), letters.committed(0))
 		}
 		s.breaker.Reset()
 		time.Sleep(time.Minute)

@@ -1,0 +1,200 @@
+package pipeline_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/breaker"
+	"github.com/holdfast-io/holdfast/pipeline"
+)
+
+// A trouble ends with its cause, though no message comes that would show it.
+func TestTroubleEndsWithItsCause(t *testing.T) {
+	for name, run := range map[string]func(t *testing.T, b *broker, box *letterBox, s *store) *running{
+		"the circuit closes": func(t *testing.T, b *broker, box *letterBox, s *store) *running {
+			letters := newBroker(t, "orders.dlq", 1)
+			box.into = letters
+			r := start(t, cluster{b, letters}, s, pipeline.Config{DeadLetters: box, Logger: quiet()})
+			time.Sleep(time.Minute)
+			return r
+		},
+		"what waited for the circuit is handed back": func(t *testing.T, b *broker, box *letterBox, s *store) *running {
+			r := start(t, once{b}, s, pipeline.Config{DeadLetters: box, DeadLetterAfter: -1, Logger: quiet()})
+			time.Sleep(time.Minute)
+			b.owner(0).revoke()
+			synctest.Wait()
+			return r
+		},
+		"what was held is handed back": func(t *testing.T, b *broker, box *letterBox, s *store) *running {
+			s.breaker.Reset()
+			s.do(func(int, holdfast.Batch[int]) error { return holdfast.Hold(errAway) })
+			r := start(t, once{b}, s, pipeline.Config{DeadLetters: box, Logger: quiet()})
+			time.Sleep(time.Minute)
+			b.owner(0).revoke()
+			synctest.Wait()
+			return r
+		},
+		"what waited for the dead-letter queue is handed back": func(t *testing.T, b *broker, box *letterBox, s *store) *running {
+			box.setAway(errAway)
+			r := start(t, b, s, pipeline.Config{DeadLetters: box, Logger: quiet()})
+			time.Sleep(time.Minute)
+			box.setAway(nil)
+			b.owner(0).revoke()
+			return r
+		},
+		"the message that no letter could be written about is lost": func(t *testing.T, b *broker, box *letterBox, s *store) *running {
+			b.partitions[0].log[0].Value = []byte("poison")
+			box.setAway(errAway)
+			r := start(t, once{b}, s, pipeline.Config{DeadLetters: box, Logger: quiet()})
+			time.Sleep(time.Minute)
+			b.owner(0).revoke()
+			synctest.Wait()
+			return r
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, box, s := newBroker(t, "orders", 1), &letterBox{}, newStore(t)
+				s.breaker.ForceOpen()
+				b.produce(0, "0")
+				r := run(t, b, box, s)
+				s.breaker.Reset()
+				time.Sleep(time.Minute)
+				if h := r.Health(); h.Degraded() {
+					t.Errorf("health %+v", h)
+				}
+				r.mustStop(t)
+			})
+		})
+	}
+}
+
+// The trouble of a batch behind a held one ends when both are gone, although nothing is written any more.
+func TestTroubleBehindAHeldBatchEndsWithIt(t *testing.T) {
+	for i := range 20 { // Jitter decides which of the two would have been tried next.
+		synctest.Test(t, func(t *testing.T) {
+			b, box, s := newBroker(t, "orders", 3), &letterBox{}, newStore(t)
+			held := 0
+			sink := &scripted{store: s, write: func(_ context.Context, batch holdfast.Batch[int]) error {
+				if batch.Items[0].Value == 1 {
+					return breaker.ErrCircuitOpen
+				}
+				if held++; held == 1 {
+					return holdfast.Ambiguous(breaker.ErrCircuitOpen)
+				}
+				return holdfast.Ambiguous(errAway)
+			}}
+			r := start(t, once{b}, sink, pipeline.Config{DeadLetters: box, DeadLetterAfter: time.Hour, Logger: quiet()})
+			b.produce(1, "1") // Rejected: an outage begins.
+			time.Sleep(time.Minute)
+			b.owner(1).revoke()
+			b.produce(0, "0") // Held.
+			time.Sleep(time.Minute)
+			b.produce(2, "2") // Behind it.
+			time.Sleep(time.Minute + time.Duration(i)*time.Second)
+			b.owner(0).revoke()
+			b.owner(0).lose(errAway)
+			synctest.Wait()
+			b.owner(2).revoke()
+			time.Sleep(time.Hour)
+			if h := r.Health(); h.Degraded() {
+				t.Errorf("health %+v", h)
+			}
+			_ = r.stop() // The lost claim's *LeftError.
+		})
+	}
+}
+
+func TestLettersPassedOverAreNoLag(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		letters := newBroker(t, "orders.dlq", 1)
+		b, box, s := newBroker(t, "orders", 1), &letterBox{into: letters}, newStore(t)
+		for range 50 {
+			b.produce(0, "poison")
+		}
+		r := start(t, cluster{b, letters}, s, pipeline.Config{DeadLetters: box, Logger: quiet()})
+		time.Sleep(time.Minute)
+		for _, p := range r.Stats().Partitions {
+			if p.Lag != 0 || p.Settled != 50 {
+				t.Errorf("%s/%d has lag %d and is settled up to %d", p.Topic, p.Partition, p.Lag, p.Settled)
+			}
+		}
+		r.mustStop(t)
+	})
+}
+
+func TestHealthHandler(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, s := newBroker(t, "orders", 1), newStore(t)
+		b.produce(0, "poison")
+		p, err := pipeline.New(b, number(), s, pipeline.Config{StallAfter: -1, Logger: quiet()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect := func(when string, live, ready, troubles int) {
+			t.Helper()
+			for path, want := range map[string]int{"/live": live, "/health/live": live, "/ready": ready, "/": ready, "/live/x": ready} {
+				w := httptest.NewRecorder()
+				p.HealthHandler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+				var h pipeline.Health
+				if err := json.Unmarshal(w.Body.Bytes(), &h); err != nil {
+					t.Fatal(err)
+				}
+				if w.Code != want || h.Live != (live == 200) || h.Ready != (ready == 200) || len(h.Troubles) != troubles {
+					t.Errorf("%s: %s answers %d, want %d: %+v", when, path, w.Code, want, h)
+				}
+			}
+		}
+		expect("before Run", 200, 503, 0)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- p.Run(ctx) }()
+		time.Sleep(time.Minute)
+		expect("degraded", 200, 200, 1) // A restart would not help, and other partitions go on.
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		expect("after Run", 503, 503, 0)
+		if err := p.Run(t.Context()); !errors.Is(err, pipeline.ErrRunning) {
+			t.Errorf("a second Run returned %v", err)
+		}
+	})
+}
+
+// What does not move shows, even without a reason that the pipeline could know.
+func TestStallIsATrouble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, box, s := newBroker(t, "orders", 1), &letterBox{}, newStore(t)
+		b.produce(0, "0")
+		b.produce(0, "1")
+		slow := work(func(_ context.Context, n int) (int, error) {
+			if n == 1 {
+				time.Sleep(10 * time.Minute)
+			}
+			return n, nil
+		}, pipeline.StageConfig{})
+		r := startWith(t, b, slow, s, pipeline.Config{DeadLetters: box, Logger: quiet()})
+		time.Sleep(59 * time.Second)
+		if h := r.Health(); h.Degraded() {
+			t.Errorf("health %+v before its time", h)
+		}
+		time.Sleep(6 * time.Second)
+		h := r.Health()
+		if len(h.Troubles) != 1 || h.Troubles[0].Place != "orders/0" || h.Troubles[0].Why != "stalled: offset 1 has been in flight for 1m5s" || !h.Live {
+			t.Errorf("health %+v", h)
+		}
+		time.Sleep(10 * time.Minute)
+		if h := r.Health(); h.Degraded() {
+			t.Errorf("health %+v after it has moved", h)
+		}
+		r.mustStop(t)
+	})
+}
