@@ -20,7 +20,8 @@ type batch[T any] struct {
 	began     time.Time     // When the first item came.
 	due       bool          // Nothing more is to be waited for.
 	taken     chan struct{} // Closed when the writer has taken it.
-	ambiguous bool          // An attempt may have stored it.
+	wholly    bool          // An attempt may have stored any of it.
+	ambiguous bool          // That, or some of its items are unsure.
 }
 
 func newBatch[T any]() *batch[T] { return &batch[T]{taken: make(chan struct{})} }

@@ -192,7 +192,7 @@ func (l *lane[T]) write(ctx context.Context, b *batch[T]) error {
 	refused, ambiguous := verdict(err)
 	switch {
 	case ambiguous:
-		b.ambiguous = true
+		b.wholly, b.ambiguous = true, true
 	case err == nil:
 		l.answered()
 		l.settled(b.items, b.marks)
@@ -255,7 +255,7 @@ func (l *lane[T]) refused(ctx context.Context, b *batch[T], e *holdfast.BatchErr
 		graves []grave
 		again  error
 		stored batch[T]
-		left   batch[T]
+		left   = batch[T]{ambiguous: b.wholly}
 	)
 	for i, item := range b.items {
 		m, err := b.marks[i], refusal(e, i)
