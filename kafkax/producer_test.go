@@ -400,7 +400,9 @@ func TestProduceCancelled(t *testing.T) {
 			}
 		})
 		synctest.Wait()
-		failed := failure(t, p.Produce(ctx, message("orders", "waits")))
+		soon, cancelSoon := context.WithTimeout(ctx, time.Second/2) // Before the other frees its turn.
+		defer cancelSoon()
+		failed := failure(t, p.Produce(soon, message("orders", "waits")))
 		if failed.Ambiguous() || !errors.Is(failed, context.DeadlineExceeded) {
 			t.Errorf("one that waits for its turn: %v", failed)
 		}

@@ -87,6 +87,9 @@ func (w *writer) batch(ctx context.Context, indexes []int) error {
 		case <-ctx.Done():
 			return &unsentError{ctx.Err()}
 		}
+		if ctx.Err() != nil { // Both were there, and select took the token.
+			return &unsentError{ctx.Err()}
+		}
 		return circuit.Execute(ctx, attempt)
 	})
 	switch {
