@@ -3,13 +3,8 @@ package wire
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"slices"
-	"sync"
 	"time"
 )
 
@@ -33,8 +28,6 @@ const (
 	// answerOverhead is what an answer may hold beside the records: its fixed fields, the topic's name and the
 	// aborted transactions, 16 bytes each.
 	answerOverhead = 1 << 20
-
-	frameHeader = 8 // size and correlation id
 )
 
 // Config bounds a Conn. The zero value is a good default.
@@ -71,21 +64,15 @@ func (cfg Config) withDefaults() Config {
 // Conn is one connection to one broker, from Dial. Send belongs to one goroutine at a time and so does Receive, but
 // they may be two; Close may be called from anywhere, any time.
 type Conn struct {
-	conn     net.Conn
-	cfg      Config
-	clientID string
-	version  int16 // of Fetch, agreed on with the broker
+	session
+	cfg     Config
+	version int16 // of Fetch, agreed on with the broker
 
 	out     []byte // one request, reused
-	nextID  int32
 	pending chan pendingRequest
 
-	in        [frameHeader]byte
 	throttled time.Duration // what the last answer announced
 	decoder   decoder
-
-	mu     sync.Mutex
-	broken error // why nothing more can be sent or received
 }
 
 type pendingRequest struct {
@@ -137,7 +124,7 @@ func (c *Conn) Receive(ctx context.Context) (Response, error) {
 	defer stop()
 
 	timeout := req.MaxWait + c.cfg.Timeout + c.throttled
-	answer, err := c.read(req.id, req.MaxBytes, timeout)
+	answer, err := c.read(req.id, req.MaxBytes+answerOverhead, c.cfg.MaxBytes+answerOverhead, timeout)
 	if err != nil {
 		return Response{}, c.fail(fmt.Errorf("wire: receive fetch of %s/%d: %w", req.Topic, req.Partition, err))
 	}
@@ -147,78 +134,4 @@ func (c *Conn) Receive(ctx context.Context) (Response, error) {
 		return Response{}, c.fail(fmt.Errorf("wire: receive fetch of %s/%d: %w", req.Topic, req.Partition, err))
 	}
 	return resp, err
-}
-
-// Close closes the connection. A Send or Receive in progress returns at once with net.ErrClosed in its chain. The
-// second Close and those after it return nil.
-func (c *Conn) Close() error {
-	c.mu.Lock()
-	first := c.broken == nil
-	if first {
-		c.broken = fmt.Errorf("wire: %w", net.ErrClosed)
-	}
-	c.mu.Unlock()
-	if !first {
-		return nil
-	}
-	return c.conn.Close()
-}
-
-// fail closes the connection for the reason err and returns the first reason there was.
-func (c *Conn) fail(err error) error {
-	c.mu.Lock()
-	first := c.broken == nil
-	if first {
-		c.broken = err
-	}
-	err = c.broken
-	c.mu.Unlock()
-	if first {
-		_ = c.conn.Close() // The reason is known and better.
-	}
-	return err
-}
-
-func (c *Conn) err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.broken
-}
-
-func (c *Conn) write(b []byte) error {
-	if err := c.conn.SetWriteDeadline(time.Now().Add(c.cfg.Timeout)); err != nil {
-		return err
-	}
-	_, err := c.conn.Write(b)
-	return err
-}
-
-// read returns the body of the next frame in a buffer of its own.
-func (c *Conn) read(id int32, expected int, timeout time.Duration) ([]byte, error) {
-	if err := c.conn.SetReadDeadline(time.Now().Add(timeout)); err != nil {
-		return nil, err
-	}
-	if _, err := io.ReadFull(c.conn, c.in[:]); err != nil {
-		return nil, err
-	}
-	size := int(int32(binary.BigEndian.Uint32(c.in[:4]))) - 4 // The correlation id has been read.
-	if limit := c.cfg.MaxBytes + answerOverhead; size < 0 || size > limit {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", errMalformed, size, limit)
-	}
-	if got := int32(binary.BigEndian.Uint32(c.in[4:])); got != id {
-		return nil, fmt.Errorf("%w: answer to request %d, expected %d", errMalformed, got, id)
-	}
-	// Room for what was asked for is made at once. More than that only as it arrives: a size alone proves nothing.
-	answer := make([]byte, 0, min(size, expected+answerOverhead))
-	for len(answer) < size {
-		if len(answer) == cap(answer) {
-			answer = slices.Grow(answer, min(len(answer), size-len(answer)))
-		}
-		n, err := io.ReadFull(c.conn, answer[len(answer):min(cap(answer), size)])
-		answer = answer[:len(answer)+n]
-		if err != nil {
-			return nil, err
-		}
-	}
-	return answer, nil
 }

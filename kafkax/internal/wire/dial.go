@@ -1,12 +1,8 @@
 package wire
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
-	"fmt"
-	"math"
 	"net"
 
 	"github.com/segmentio/kafka-go"
@@ -19,39 +15,21 @@ import (
 // When ctx ends first, the connection is closed, in the middle of a handshake too, and ctx's cause is in the error's
 // chain. Once Dial has returned, ctx means nothing to the Conn.
 func Dial(ctx context.Context, d *kafka.Dialer, network, addr string, cfg Config) (*Conn, error) {
-	if d == nil {
-		return nil, errors.New("wire: dial without a kafka.Dialer")
-	}
-	clientID := cmp.Or(d.ClientID, kafka.DefaultClientID)
-	if len(clientID) > math.MaxInt16 {
-		return nil, fmt.Errorf("wire: Dialer.ClientID must be at most %d bytes, got %d", math.MaxInt16, len(clientID))
-	}
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(d.Timeout, cfg.Timeout))
-	defer cancel()
-	conn, err := dial(ctx, d, network, addr)
-	if err != nil {
-		return nil, fmt.Errorf("wire: dial %s: %w", addr, err)
-	}
 	c := &Conn{
-		conn:     conn,
-		cfg:      cfg,
-		clientID: clientID,
-		pending:  make(chan pendingRequest, MaxOutstanding),
-		decoder:  decoder{limit: cfg.MaxBytes},
+		session: session{timeout: cfg.Timeout},
+		cfg:     cfg,
+		pending: make(chan pendingRequest, MaxOutstanding),
+		decoder: decoder{limit: cfg.MaxBytes},
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.fail(context.Cause(ctx)) })
-	c.version, err = c.fetchVersion()
-	if !stop() {
-		err = context.Cause(ctx)
-	}
+	versions, err := c.connect(ctx, d, network, addr, api{apiFetch, "Fetch", minFetchVersion, maxFetchVersion})
 	if err != nil {
-		return nil, fmt.Errorf("wire: dial %s: %w", addr, c.fail(err))
+		return nil, err
 	}
+	c.version = versions[0]
 	return c, nil
 }
 
@@ -109,33 +87,4 @@ func dialTLS(ctx context.Context, d *kafka.Dialer, network, addr string) (net.Co
 		return nil, err
 	}
 	return secured, nil
-}
-
-// fetchVersion asks for the broker's versions of Fetch and takes the highest that both know.
-func (c *Conn) fetchVersion() (int16, error) {
-	id := c.nextID
-	c.nextID++
-	if err := c.write(finishFrame(appendHeader(nil, apiVersions, 0, id, c.clientID), 0)); err != nil {
-		return 0, err
-	}
-	answer, err := c.read(id, 0, c.cfg.Timeout)
-	if err != nil {
-		return 0, err
-	}
-	in := cursor{b: answer}
-	if code := in.int16(); code != 0 {
-		return 0, kafka.Error(code)
-	}
-	for n := in.int32(); n > 0 && !in.short; n-- {
-		api, low, high := in.int16(), in.int16(), in.int16()
-		if api != apiFetch || in.short {
-			continue
-		}
-		if low > maxFetchVersion || high < minFetchVersion {
-			return 0, fmt.Errorf("broker speaks Fetch versions %d to %d, this client %d to %d: %w",
-				low, high, minFetchVersion, maxFetchVersion, kafka.UnsupportedVersion)
-		}
-		return min(high, maxFetchVersion), nil
-	}
-	return 0, fmt.Errorf("%w: no Fetch among the broker's API versions", errMalformed)
 }
