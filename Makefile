@@ -21,7 +21,7 @@ BROKERS ?= 1
 # What takes too long for every change. More goes here, one target a word.
 NIGHTLY := race fuzz cover bench-breaker test-real-cluster
 
-.PHONY: help build test race lint fmt tidy diff fuzz sim cover bench-breaker quickstart \
+.PHONY: help build test race lint fmt tidy diff fuzz sim cover bench-breaker bench-insert quickstart \
 	servers-up servers-down test-real test-real-cluster check nightly
 
 help: ## Show this list
@@ -63,6 +63,10 @@ cover: ## Say how much of the library the tests run, line by line in coverage.ht
 
 bench-breaker: ## Compare the breaker with others', and print the ratios
 	@cd bench && go run ./breaker
+
+bench-insert: ## Compare inserting with the driver's own ways, on servers-up's ClickHouse, and print the ratios
+	@[[ -n $${HOLDFAST_CLICKHOUSE:-} ]] || eval "$$(scripts/servers status | grep ^export)"; \
+	: "$${HOLDFAST_CLICKHOUSE:?make servers-up first}"; cd bench && go run ./insert
 
 quickstart: ## Run the smallest whole program: Kafka and ClickHouse in process, no setup
 	@go run ./examples/quickstart
