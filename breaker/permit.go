@@ -36,6 +36,15 @@ func (p *Permit) Done(err error) {
 	}
 }
 
+// Answered stops the clock by which Config.SlowCallDuration is measured: the time from here to Done, in which the caller
+// reads an answer that has begun, is the caller's own. The later of two calls counts. Not to be called at the same time
+// as Done.
+func (p *Permit) Answered() {
+	if p != nil && p.breaker != nil && p.breaker.rates != nil {
+		p.call.answered = max(p.call.phase.now(), 1) // Not 0, which is no answer.
+	}
+}
+
 // DoneAs reports the call's end for a caller who knows better than Config.Classify what it means. Err tells a timeout
 // from another failure, and may be nil.
 func (p *Permit) DoneAs(o Outcome, err error) {
@@ -50,9 +59,10 @@ func (p *Permit) first() bool {
 
 // call is an admitted call.
 type call struct {
-	phase   *phase
-	probe   uint64        // The number of its lease; 0 for a call admitted while closed.
-	started time.Duration // On the phase's clock, when slow calls are looked for.
+	phase    *phase
+	probe    uint64        // The number of its lease; 0 for a call admitted while closed.
+	started  time.Duration // On the phase's clock, when slow calls are looked for.
+	answered time.Duration // Likewise, when the answer began; 0 when it is not told apart from the call's end.
 }
 
 // flags are what there is to say of a call beside its outcome.

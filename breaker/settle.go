@@ -1,6 +1,9 @@
 package breaker
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // conclude settles a call by what judge says, which runs code of the program's: the call itself, Config.Classify, an
 // error's methods. When that panics or ends the goroutine, the call has failed; without a recover, so that a panic keeps
@@ -33,7 +36,7 @@ func (b *Breaker) settleByRules(c call, o Outcome, f flags) {
 	if b.limit > 0 {
 		b.leave() // Before all else, because a listener may end the goroutine.
 	}
-	f.slow = b.rates != nil && b.rates.slowDuration > 0 && o != Ignore && now-c.started >= b.rates.slowDuration
+	f.slow = b.rates != nil && b.rates.slowDuration > 0 && o != Ignore && cmp.Or(c.answered, now)-c.started >= b.rates.slowDuration
 	switch {
 	case ph.is(HalfOpen):
 		b.settleProbe(c, o, f, now)

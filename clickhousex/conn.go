@@ -93,6 +93,7 @@ func (c *Conn) begin(ctx context.Context, fn func(context.Context) error) (*pend
 		return nil, err
 	}
 	begun = true
+	permit.Answered()
 	return watch(ctx, permit, release), nil
 }
 
@@ -132,8 +133,8 @@ func (c *Conn) Select(ctx context.Context, dest any, query string, args ...any) 
 }
 
 // Query begins to read rows. The call ends for the breaker when the rows are closed, read to their end, or failed: an
-// error in their middle counts. So the time that the reader takes counts for the breaker's slow calls. Rows that are left
-// open end with ctx, so give it an end; for the breaker they end after ten minutes at the latest.
+// error in their middle counts. Slow it is by the time to the first block; the rest may be the reader's. Rows that are
+// left open end with ctx, so give it an end; for the breaker they end after ten minutes at the latest.
 func (c *Conn) Query(ctx context.Context, query string, args ...any) (driver.Rows, error) {
 	var inner driver.Rows
 	p, err := c.begin(ctx, func(ctx context.Context) (err error) {

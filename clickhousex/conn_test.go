@@ -322,6 +322,36 @@ func TestWrapRefuses(t *testing.T) {
 	}
 }
 
+// TestSlowReader: what the reader takes for the rows does not make the server slow; what the server takes for the first
+// of them does.
+func TestSlowReader(t *testing.T) {
+	for _, slowServer := range []bool{false, true} {
+		bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+			cfg := clickhousex.BreakerConfig("slow")
+			cfg.SlowCallDuration, cfg.SlowMinCalls = time.Second, 1
+			b, err := breaker.New(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ch := open(t, options(s), clickhousex.Config{Breaker: b})
+			if slowServer {
+				defer s.Inject(testkit.ClickHouseFault{On: testkit.ClickHouseQuery, Delay: time.Minute / 4})()
+			}
+			b.Reset()
+			rows, err := ch.Query(t.Context(), "SELECT id FROM orders")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slowServer {
+				time.Sleep(time.Minute)
+			}
+			if err := rows.Close(); err != nil || b.IsOpen() != slowServer {
+				t.Errorf("slow server %v: open %v, %v", slowServer, b.IsOpen(), err)
+			}
+		})
+	}
+}
+
 // slowServer is a driver's connection whose answers wait for the end of the context.
 type slowServer struct{ driver.Conn }
 
@@ -340,7 +370,7 @@ type slowRows struct {
 }
 
 func (r *slowRows) Next() bool { <-r.ctx.Done(); return false }
-func (r *slowRows) Err() error { return r.ctx.Err() }
+func (r *slowRows) Err() error { return net.ErrClosed }
 
 // lastRows have one more row just when the context ends, and then nobody asks again.
 type lastRows struct{ slowRows }

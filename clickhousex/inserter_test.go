@@ -386,6 +386,61 @@ func TestTooManyBadRows(t *testing.T) {
 	}
 }
 
+// refusingRows is a connection to a server that refuses every insert with one of these ids.
+type refusingRows struct {
+	driver.Conn
+	bad map[uint64]bool
+}
+
+func (c refusingRows) PrepareBatch(ctx context.Context, query string, opts ...driver.PrepareBatchOption) (driver.Batch, error) {
+	b, err := c.Conn.PrepareBatch(ctx, query, opts...)
+	return refusingBatch{b, c.bad}, err
+}
+
+type refusingBatch struct {
+	driver.Batch
+	bad map[uint64]bool
+}
+
+func (b refusingBatch) Send() error {
+	ids := b.Columns()[0]
+	for row := range ids.Rows() {
+		if b.bad[ids.Row(row, false).(uint64)] {
+			_ = b.Abort()
+			return &proto.Exception{Code: 469}
+		}
+	}
+	return b.Batch.Send()
+}
+
+// TestBadShare: up to a fifth of the rows are the rows' own fault, more of them are the table's.
+func TestBadShare(t *testing.T) {
+	for _, bad := range []int{1, 20, 21, 60} {
+		bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+			raw, err := clickhouse.Open(options(s))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer raw.Close()
+			ids := make(map[uint64]bool)
+			for i := range bad {
+				ids[uint64(i*97%100)] = true
+			}
+			ch, err := clickhousex.Wrap(refusingRows{raw, ids}, clickhousex.Config{Logger: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = newInserter[order](t, ch, "orders", clickhousex.InserterConfig{}).Write(t.Context(), batchOf(0, 100))
+			if hold := bad > 20; holdfast.IsHold(err) != hold {
+				t.Errorf("%d of 100 rows are bad: got %v, want Hold %v", bad, err, hold)
+			}
+			if bad <= 20 && (len(refusals(t, err)) != bad || s.Count("orders") != 100-bad) {
+				t.Errorf("%d bad rows: %v, %d stored", bad, err, s.Count("orders"))
+			}
+		})
+	}
+}
+
 func TestCancelIsNotCounted(t *testing.T) {
 	for _, on := range []testkit.ClickHouseEvent{testkit.ClickHousePrepare, testkit.ClickHouseInsert} {
 		bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {

@@ -27,8 +27,13 @@ const openTimeout = 5 * time.Second
 // its error names each address and what came of it.
 //
 // The options are the driver's, and are not changed; nil means localhost:9000. Where they leave these at zero, Open sets
-// them: DialTimeout 5 s, ReadTimeout 30 s, ConnMaxLifetime 5 min. Without a DialStrategy of the caller's, the addresses
-// share the time that a call has to get a connection, so that one that does not answer leaves some to the next.
+// them, since the driver's own values are dangerous:
+//
+//   - DialTimeout 5 s (the driver: 30 s), which is also how long a call waits for a free connection of the pool.
+//   - ReadTimeout 30 s (the driver: 5 min), for how long a call without a deadline waits for a server that is silent.
+//   - ConnMaxLifetime 5 min (the driver: 1 h), for how long a connection is used that a NAT or a balancer may have dropped.
+//   - DialStrategy (the driver: each address may take the whole DialTimeout, whatever the caller's deadline): the addresses
+//     share the time that a call has to get a connection, so that one that does not answer leaves some to the next.
 func Open(opts *clickhouse.Options, cfg Config) (*Conn, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err

@@ -33,8 +33,14 @@ func (c *Conn) SelectWithRetries(ctx context.Context, dest any, query string, ar
 	return retry.Do(ctx, c.retry, func(ctx context.Context) error { return c.Select(ctx, dest, query, args...) })
 }
 
+// ExecIdempotent is Exec, tried again by the Conn's policy whatever may have run of it: for a statement that leaves the
+// same behind when it runs twice, such as CREATE TABLE IF NOT EXISTS.
+func (c *Conn) ExecIdempotent(ctx context.Context, query string, args ...any) error {
+	return retry.Do(ctx, c.retry, func(ctx context.Context) error { return c.Exec(ctx, query, args...) })
+}
+
 // ExecWithRetries is Exec, tried again by the Conn's policy for as long as the error is SafeToRetry: a statement that may
-// have run is not repeated.
+// have run is not repeated. See ExecIdempotent.
 func (c *Conn) ExecWithRetries(ctx context.Context, query string, args ...any) error {
 	policy := c.retry
 	policy.Retryable = func(err error) bool { return SafeToRetry(err) && c.retry.Retryable(err) }

@@ -1,6 +1,7 @@
 package clickhousex_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/holdfast-io/holdfast/clickhousex"
@@ -59,19 +60,29 @@ func TestReadsAreRetried(t *testing.T) {
 	}
 }
 
-// TestStatementsAreRetriedWhenSafe: not after an answer was lost.
+// TestStatementsAreRetriedWhenSafe: not after an answer was lost, unless the caller said that they may run twice.
 func TestStatementsAreRetriedWhenSafe(t *testing.T) {
+	const (
+		refused = 202
+		failed  = 60
+	)
+	exec := (*clickhousex.Conn).ExecWithRetries
+	idempotent := (*clickhousex.Conn).ExecIdempotent
 	for _, tt := range []struct {
 		fault testkit.ClickHouseFault
+		exec  func(*clickhousex.Conn, context.Context, string, ...any) error
 		calls uint64
 	}{
-		{testkit.ClickHouseFault{On: testkit.ClickHouseQuery, Code: 202}, 2},
-		{testkit.ClickHouseFault{On: testkit.ClickHouseQuery, LoseAck: true}, 1},
+		{testkit.ClickHouseFault{On: testkit.ClickHouseQuery, Code: refused}, exec, 2},
+		{testkit.ClickHouseFault{On: testkit.ClickHouseQuery, LoseAck: true}, exec, 1},
+		{testkit.ClickHouseFault{On: testkit.ClickHouseQuery, Code: refused}, idempotent, 2},
+		{testkit.ClickHouseFault{On: testkit.ClickHouseQuery, LoseAck: true}, idempotent, 2},
+		{testkit.ClickHouseFault{On: testkit.ClickHouseQuery, Code: failed}, idempotent, 1},
 	} {
 		bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
 			ch := open(t, options(s), clickhousex.Config{})
 			defer s.Inject(tt.fault)()
-			err := ch.ExecWithRetries(t.Context(), "TRUNCATE TABLE orders")
+			err := tt.exec(ch, t.Context(), "TRUNCATE TABLE orders")
 			if calls := ch.Breaker().Stats().Totals.Calls; calls != tt.calls || (err == nil) != (tt.calls == 2) {
 				t.Errorf("%+v: %d calls, %v, want %d", tt.fault, calls, err, tt.calls)
 			}
