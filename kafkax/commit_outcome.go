@@ -105,7 +105,11 @@ func (s *slot) finishSync(c *syncCommit, err error) {
 
 // readBack asks the broker what it holds.
 func (k *committer) readBack(ctx context.Context, slots []*slot) error {
-	offsets, err := fetchOffsets(ctx, k.client, k.group, slots)
+	places := make([]place, len(slots))
+	for i, s := range slots {
+		places[i] = s.place
+	}
+	offsets, err := fetchOffsets(ctx, k.client, k.group, places)
 	if err != nil {
 		return err
 	}

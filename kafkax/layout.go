@@ -70,3 +70,70 @@ func (n *network) leader(ctx context.Context, topic string, partition int) (addr
 	}
 	return "", fmt.Errorf("kafkax: leader of %s/%d: %w", topic, partition, kafka.LeaderNotAvailable)
 }
+
+// leaders says which broker leads which partitions of a topic. A partition without a leader is an error.
+func (n *network) leaders(ctx context.Context, topic string) (map[int32][]int, error) {
+	partitions, err := n.partitionsOf(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	leaders := make(map[int32][]int)
+	for _, p := range partitions {
+		if p.LeaderID < 0 {
+			return nil, fmt.Errorf("kafkax: leader of %s/%d: %w", topic, p.PartitionIndex, kafka.LeaderNotAvailable)
+		}
+		leaders[p.LeaderID] = append(leaders[p.LeaderID], int(p.PartitionIndex))
+	}
+	return leaders, nil
+}
+
+// partitions counts a topic's partitions.
+func (n *network) partitions(ctx context.Context, topic string) (int, error) {
+	partitions, err := n.partitionsOf(ctx, topic)
+	return len(partitions), err
+}
+
+// partitionsOf lists a topic's partitions, of which there is at least one.
+func (n *network) partitionsOf(ctx context.Context, topic string) ([]metadataapi.ResponsePartition, error) {
+	if topic == "" {
+		return nil, fmt.Errorf("kafkax: a topic without a name: %w", kafka.InvalidTopic)
+	}
+	layout, err := n.layout(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range layout.Topics {
+		switch {
+		case t.Name != topic:
+		case t.ErrorCode != 0:
+			return nil, fmt.Errorf("kafkax: topic %s: %w", topic, kafka.Error(t.ErrorCode))
+		case len(t.Partitions) > 0:
+			return t.Partitions, nil
+		}
+	}
+	return nil, fmt.Errorf("kafkax: topic %s: %w", topic, kafka.UnknownTopicOrPartition)
+}
+
+// describeTopic counts a topic's partitions and returns its configuration.
+func (n *network) describeTopic(ctx context.Context, topic string) (partitions int, config map[string]string, err error) {
+	if partitions, err = n.partitions(ctx, topic); err != nil {
+		return 0, nil, err
+	}
+	resp, err := n.client.DescribeConfigs(ctx, &kafka.DescribeConfigsRequest{
+		Resources: []kafka.DescribeConfigRequestResource{{ResourceType: kafka.ResourceTypeTopic, ResourceName: topic}},
+	})
+	if err != nil {
+		return 0, nil, err
+	}
+	if len(resp.Resources) != 1 {
+		return 0, nil, fmt.Errorf("kafkax: configuration of %s: %w", topic, errNoAnswer)
+	}
+	if err := resp.Resources[0].Error; err != nil {
+		return 0, nil, fmt.Errorf("kafkax: configuration of %s: %w", topic, err)
+	}
+	config = make(map[string]string)
+	for _, e := range resp.Resources[0].ConfigEntries {
+		config[e.ConfigName] = e.ConfigValue
+	}
+	return partitions, config, nil
+}

@@ -10,12 +10,12 @@ import (
 
 var errNoAnswer = errors.New("kafkax: the answer leaves the partition out")
 
-// fetchOffsets asks for what the group has committed, in the order of slots. What it could not learn of a single one is
+// fetchOffsets asks for what the group has committed, in the order of places. What it could not learn of a single one is
 // in that one's Error.
-func fetchOffsets(ctx context.Context, client *kafka.Client, group string, slots []*slot) ([]kafka.OffsetFetchPartition, error) {
+func fetchOffsets(ctx context.Context, client *kafka.Client, group string, places []place) ([]kafka.OffsetFetchPartition, error) {
 	topics := make(map[string][]int)
-	for _, s := range slots {
-		topics[s.topic] = append(topics[s.topic], s.partition)
+	for _, at := range places {
+		topics[at.topic] = append(topics[at.topic], at.partition)
 	}
 	resp, err := client.OffsetFetch(ctx, &kafka.OffsetFetchRequest{GroupID: group, Topics: topics})
 	if err != nil {
@@ -24,14 +24,14 @@ func fetchOffsets(ctx context.Context, client *kafka.Client, group string, slots
 	if resp.Error != nil {
 		return nil, fmt.Errorf("kafkax: fetch offsets of group %s: %w", group, resp.Error)
 	}
-	out := make([]kafka.OffsetFetchPartition, len(slots))
-	for i, s := range slots {
-		p, ok := find(resp.Topics[s.topic], func(p kafka.OffsetFetchPartition) bool { return p.Partition == s.partition })
+	out := make([]kafka.OffsetFetchPartition, len(places))
+	for i, at := range places {
+		p, ok := find(resp.Topics[at.topic], func(p kafka.OffsetFetchPartition) bool { return p.Partition == at.partition })
 		if !ok {
 			p.Error = errNoAnswer
 		}
 		if p.Error != nil {
-			p.Error = fmt.Errorf("kafkax: fetch offset of %s/%d: %w", s.topic, s.partition, p.Error)
+			p.Error = fmt.Errorf("kafkax: fetch offset of %s/%d: %w", at.topic, at.partition, p.Error)
 		}
 		out[i] = p
 	}

@@ -13,11 +13,11 @@ func (g *generation) open(fetching, working context.Context, handle handler) {
 	waiting := g.claims
 	var t trouble
 	for len(waiting) > 0 {
-		slots := make([]*slot, len(waiting))
+		places := make([]place, len(waiting))
 		for i, c := range waiting {
-			slots[i] = c.slot
+			places[i] = c.place
 		}
-		offsets, err := fetchOffsets(fetching, g.net.client, g.group, slots)
+		offsets, err := fetchOffsets(fetching, g.net.client, g.group, places)
 		left := waiting
 		if err == nil {
 			left = nil
