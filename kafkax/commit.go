@@ -56,6 +56,7 @@ type slot struct {
 type syncCommit struct {
 	next      int64
 	metadata  string
+	restart   bool // It may take the offset back, see restart.
 	sent      bool
 	abandoned bool       // Nobody waits for it any more.
 	done      chan error // Holds one.
@@ -100,9 +101,19 @@ func (k *committer) commit(s *slot, next int64) {
 
 // commitSync commits next and metadata, alone in a request, and returns when the broker holds them.
 func (k *committer) commitSync(ctx context.Context, s *slot, next int64, metadata string) error {
-	c, err := k.queue(s, next, metadata)
+	return k.await(ctx, s, &syncCommit{next: next, metadata: metadata, done: make(chan error, 1)})
+}
+
+// restart commits next whatever the broker holds, which may be behind it. Nothing else may be asked for s before it returns.
+func (k *committer) restart(ctx context.Context, s *slot, next int64) error {
+	return k.await(ctx, s, &syncCommit{next: next, restart: true, done: make(chan error, 1)})
+}
+
+// await queues c and returns what has become of it.
+func (k *committer) await(ctx context.Context, s *slot, c *syncCommit) error {
+	err := k.queue(s, c)
 	if err != nil {
-		return fmt.Errorf("kafkax: commit of %s/%d at %d: %w", s.topic, s.partition, next, err)
+		return fmt.Errorf("kafkax: commit of %s/%d at %d: %w", s.topic, s.partition, c.next, err)
 	}
 	select {
 	case err = <-c.done:
@@ -112,12 +123,12 @@ func (k *committer) commitSync(ctx context.Context, s *slot, next int64, metadat
 		err = k.abandon(c, k.reason())
 	}
 	if err != nil {
-		return fmt.Errorf("kafkax: commit of %s/%d at %d: %w", s.topic, s.partition, next, err)
+		return fmt.Errorf("kafkax: commit of %s/%d at %d: %w", s.topic, s.partition, c.next, err)
 	}
 	return nil
 }
 
-func (k *committer) queue(s *slot, next int64, metadata string) (*syncCommit, error) {
+func (k *committer) queue(s *slot, c *syncCommit) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	least := max(s.stored, s.wanted)
@@ -128,16 +139,15 @@ func (k *committer) queue(s *slot, next int64, metadata string) (*syncCommit, er
 	case k.lost != nil || s.closed:
 		k.counts.late.Add(1)
 		if k.lost == nil {
-			return nil, errReturned
+			return errReturned
 		}
-		return nil, k.lost
-	case next < least:
-		return nil, fmt.Errorf("it would go back behind %d", least)
+		return k.lost
+	case c.next < least && !c.restart:
+		return fmt.Errorf("it would go back behind %d", least)
 	}
-	c := &syncCommit{next: next, metadata: metadata, done: make(chan error, 1)}
 	s.syncs = append(s.syncs, c)
 	k.signal()
-	return c, nil
+	return nil
 }
 
 // abandon returns what became of c, whose caller waits no longer because of err.

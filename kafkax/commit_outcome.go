@@ -16,7 +16,7 @@ func (k *committer) settle(t target, answer error) error {
 	switch {
 	case answer == nil:
 		k.counts.commits.Add(1)
-		k.stored(s, t.next, t.metadata)
+		k.stored(s, t.next, t.metadata, t.sync)
 		s.finishSync(t.sync, nil)
 		return nil
 	case isFencing(answer), errors.Is(answer, kafka.RebalanceInProgress):
@@ -45,10 +45,10 @@ func (k *committer) settle(t target, answer error) error {
 	}
 }
 
-// stored notes that the broker holds next and metadata for s. k.mu is held.
-func (k *committer) stored(s *slot, next int64, metadata string) {
+// stored notes that the broker holds next and metadata for s, by way of done if that is not nil. k.mu is held.
+func (k *committer) stored(s *slot, next int64, metadata string, done *syncCommit) {
 	s.unknown, s.stored = false, next
-	if next >= s.wanted {
+	if next >= s.wanted || done != nil && done.restart {
 		s.wanted, s.metadata = next, metadata
 		if s.trouble.over() > 0 {
 			k.news = append(k.news, news{slog.LevelInfo, "commits of a partition go through again", s.place, nil})
@@ -121,12 +121,14 @@ func (k *committer) readBack(ctx context.Context, slots []*slot) error {
 			k.suffer(s, o.Error)
 			continue
 		}
-		k.stored(s, o.CommittedOffset, o.Metadata)
+		var done *syncCommit
 		if len(s.syncs) > 0 {
-			if c := s.syncs[0]; c.sent && s.stored == c.next && o.Metadata == c.metadata {
-				s.finishSync(c, nil)
+			if c := s.syncs[0]; c.sent && o.CommittedOffset == c.next && o.Metadata == c.metadata {
+				done = c
 			}
 		}
+		k.stored(s, o.CommittedOffset, o.Metadata, done)
+		s.finishSync(done, nil)
 	}
 	return nil
 }

@@ -262,11 +262,32 @@ func TestCommittedMetadata(t *testing.T) {
 }
 
 func TestStart(t *testing.T) {
-	for start0, want := range map[kafkax.Start]int64{kafkax.StartEarliest: 20, kafkax.StartLatest: 100} {
+	for name, test := range map[string]struct {
+		start kafkax.Start
+		time  time.Duration // After the first message's.
+		want  int64
+	}{
+		"earliest":           {kafkax.StartEarliest, 0, 20},
+		"latest":             {kafkax.StartLatest, 0, 100},
+		"time":               {kafkax.StartAtTime, 55*time.Minute - time.Second, 55},
+		"time of a message":  {kafkax.StartAtTime, 55 * time.Minute, 55},
+		"time of the oldest": {kafkax.StartAtTime, time.Minute, 20},
+		"time to come":       {kafkax.StartAtTime, 1000 * time.Hour, 100},
+	} {
 		virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
-			fill(t, server, "orders", 1, 100)
+			first := time.Now()
+			for i := range 100 {
+				err := server.Produce(t.Context(), holdfast.Message{Topic: "orders", Time: first.Add(time.Duration(i) * time.Minute)})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
 			if err := server.DeleteRecords("orders", 0, 20); err != nil {
 				t.Fatal(err)
+			}
+			cfg := kafkax.ConsumerConfig{Start: test.start}
+			if test.start == kafkax.StartAtTime {
+				cfg.StartTime = first.Add(test.time)
 			}
 			var begun []int64
 			handle := func(ctx context.Context, c holdfast.Claim) error {
@@ -276,13 +297,13 @@ func TestStart(t *testing.T) {
 				return nil
 			}
 			for range 2 { // Nothing is committed by the handler, so the second run must begin where the first did.
-				r := start(t, cluster, kafkax.ConsumerConfig{Start: start0}, handle)
+				r := start(t, cluster, cfg, handle)
 				until(t, "joined", func() bool { return r.claims() == 1 })
 				r.stop(t)
 				fill(t, server, "orders", 1, 10)
 			}
-			if len(begun) != 2 || begun[0] != want || begun[1] != want {
-				t.Errorf("start %d: began at %v, want %d", start0, begun, want)
+			if len(begun) != 2 || begun[0] != test.want || begun[1] != test.want {
+				t.Errorf("%s: began at %v, want %d", name, begun, test.want)
 			}
 		})
 	}

@@ -36,6 +36,23 @@ const (
 	// so that a restart does not skip what was written in between. A partition that is added to the topic later begins
 	// at its end as well: what was written to it before it was noticed, which takes a second or two, is passed over.
 	StartLatest
+	// StartAtTime begins with the first message that is no older than ConsumerConfig.StartTime, by the messages' own
+	// times, and at the end if there is none. That place is committed at once, as with StartLatest.
+	StartAtTime
+)
+
+// OutOfRange says what to do when a partition's log does not hold what is to be read next: it was deleted before it was
+// read, or the log has lost its end, because the topic is another one of its name or a replica that lagged was elected.
+type OutOfRange int
+
+const (
+	// OutOfRangeFail ends Consume with an *OffsetOutOfRangeError. It is the zero value, because nothing is lost unnoticed.
+	OutOfRangeFail OutOfRange = iota
+	// OutOfRangeEarliest goes on with the oldest message in the log: after a deletion, what was deleted is passed over;
+	// in a log that has lost its end, all that it holds is read again.
+	OutOfRangeEarliest
+	// OutOfRangeLatest goes on at the end of the log: all that it holds is passed over.
+	OutOfRangeLatest
 )
 
 // ConsumerConfig says what to read and how. Group and Topics are required for Consume, the zero value of everything else
@@ -44,6 +61,13 @@ type ConsumerConfig struct {
 	Group  string
 	Topics []string
 	Start  Start
+
+	// StartTime goes with StartAtTime, and only with it.
+	StartTime time.Time
+
+	// OutOfRange is OutOfRangeFail by default. The others log every place where they go on, and count it in
+	// GroupStats.
+	OutOfRange OutOfRange
 
 	// SessionTimeout is how long the group waits for a sign of life before it gives the member's partitions to others.
 	// 0 means 30 s.
@@ -89,8 +113,14 @@ func (c ConsumerConfig) Validate() error {
 	bad := func(field, want string, got any) {
 		errs = append(errs, fmt.Errorf("kafkax: ConsumerConfig.%s must be %s, got %v", field, want, got))
 	}
-	if c.Start != StartEarliest && c.Start != StartLatest {
-		bad("Start", "StartEarliest or StartLatest", int(c.Start))
+	if c.Start < StartEarliest || c.Start > StartAtTime {
+		bad("Start", "StartEarliest, StartLatest or StartAtTime", int(c.Start))
+	}
+	if c.Start == StartAtTime && c.StartTime.UnixMilli() < 0 || c.Start != StartAtTime && !c.StartTime.IsZero() {
+		bad("StartTime", "after 1970 with Start: StartAtTime, and zero without it", c.StartTime)
+	}
+	if c.OutOfRange < OutOfRangeFail || c.OutOfRange > OutOfRangeLatest {
+		bad("OutOfRange", "OutOfRangeFail, OutOfRangeEarliest or OutOfRangeLatest", int(c.OutOfRange))
 	}
 	d := c.withDefaults()
 	for _, f := range []struct {

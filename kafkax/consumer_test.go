@@ -129,6 +129,14 @@ func (r *running) stop(t *testing.T) {
 	}
 }
 
+// group is what the consumer says of its only group.
+func (r *running) group() kafkax.GroupStats {
+	for _, g := range r.consumer.Stats().Groups {
+		return g
+	}
+	return kafkax.GroupStats{} // It has not begun.
+}
+
 func (r *running) claims() int {
 	n := 0
 	for _, g := range r.consumer.Stats().Groups {

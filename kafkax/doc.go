@@ -19,8 +19,8 @@
 //   - A lost heartbeat, or two, do not end a generation: only the group's coordinator does.
 //   - Not fetching is pausing. At most two answers per partition wait for a handler, and heartbeats go on.
 //   - Checksums are checked, and control records are never handed out.
-//   - An offset that the log does not hold ends Consume, and nothing is skipped silently. Two things cannot be told from
-//     a log that went on: a topic that is deleted and created again between two looks at it, a second or two apart, and
+//   - An offset that the log does not hold ends Consume, unless ConsumerConfig.OutOfRange says where to go on, and
+//     nothing is skipped silently. Two things cannot be told from a log that went on: a topic that is deleted and created again between two looks at it, a second or two apart, and
 //     a log that was cut by an unclean election and has grown past the group's offset since.
 //   - Outages of any length are waited out, once a broker has been reached.
 //

@@ -39,8 +39,8 @@ func (e *UnreachableError) Error() string {
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
 // OffsetOutOfRangeError says that what the group wants to read next is not in the partition's log: it was deleted
-// before it was read, or the log has lost its end. Going on anywhere else would skip messages, so Consume ends with it;
-// set the group's offset to where to go on.
+// before it was read, or the log has lost its end. Going on anywhere else would skip messages or repeat them, so Consume
+// ends with it, unless ConsumerConfig.OutOfRange says where to go on. Or set the group's offset to that place.
 type OffsetOutOfRangeError struct {
 	Topic     string
 	Partition int

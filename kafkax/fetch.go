@@ -1,6 +1,7 @@
 package kafkax
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -12,16 +13,17 @@ import (
 
 // fetcher feeds one claim, over a connection of its own to the partition's leader.
 type fetcher struct {
-	claim   *claim
-	net     *network
-	request wire.Request
-	config  wire.Config
-	log     *slog.Logger
+	claim *claim
+
+	membership *membership
+	request    wire.Request
+	config     wire.Config
+	log        *slog.Logger
 }
 
 func newFetcher(m *membership, c *claim) *fetcher {
 	return &fetcher{
-		claim: c, net: m.net,
+		claim: c, membership: m,
 		request: wire.Request{
 			Topic: c.topic, Partition: c.partition, Offset: c.begin,
 			MaxWait: m.cfg.MaxWait, MaxBytes: m.cfg.FetchBytes, ReadCommitted: m.cfg.ReadCommitted,
@@ -38,12 +40,14 @@ func (f *fetcher) run(ctx context.Context) error {
 	for {
 		err := f.session(ctx, &t)
 		if errors.Is(err, kafka.OffsetOutOfRange) {
-			err = f.checkRange(ctx, err)
+			if err = f.checkRange(ctx, err); err == nil {
+				continue
+			}
 		}
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // The claim is over, whatever the fetch met.
 		}
-		if _, ok := errors.AsType[*OffsetOutOfRangeError](err); ok || isRefusal(err) || errors.Is(err, wire.ErrOldFormat) || errors.Is(err, wire.ErrTooLarge) {
+		if _, ok := errors.AsType[*OffsetOutOfRangeError](err); ok || isRefusal(err) || errors.Is(err, errShrunk) || errors.Is(err, wire.ErrOldFormat) || errors.Is(err, wire.ErrTooLarge) {
 			return err
 		}
 		if t.failed() {
@@ -57,11 +61,11 @@ func (f *fetcher) run(ctx context.Context) error {
 
 // session fetches over one connection until it fails.
 func (f *fetcher) session(ctx context.Context, t *trouble) error {
-	addr, err := f.net.leader(ctx, f.claim.topic, f.claim.partition)
+	_, addr, err := f.membership.net.leader(ctx, f.claim.topic, f.claim.partition)
 	if err != nil {
 		return err
 	}
-	conn, err := wire.Dial(ctx, f.net.dialer(), "tcp", addr, f.config)
+	conn, err := wire.Dial(ctx, f.membership.net.dialer(), "tcp", addr, f.config)
 	if err != nil {
 		return err
 	}
@@ -104,14 +108,20 @@ func (f *fetcher) deliver(ctx context.Context, resp wire.Response) bool {
 }
 
 // checkRange makes sure that an offset is out of range for good: a leader that has just taken over may not know the end
-// of its log yet.
+// of its log yet. It goes on elsewhere, if it may: behind what was deleted at once, but before where it is only with
+// another claim, as a claim's offsets do not go back.
 func (f *fetcher) checkRange(ctx context.Context, err error) error {
-	first, end, rangeErr := logRange(ctx, f.net.client, f.claim.topic, f.claim.partition)
-	if rangeErr != nil {
-		return rangeErr
+	rangeErr := f.membership.net.outOfRange(ctx, f.claim.place, f.request.Offset)
+	outside, ok := errors.AsType[*OffsetOutOfRangeError](rangeErr)
+	switch {
+	case !ok:
+		return cmp.Or(rangeErr, err)
+	case outside.Offset > outside.End && f.membership.cfg.OutOfRange != OutOfRangeFail:
+		return errShrunk
 	}
-	if offset := f.request.Offset; offset < first || offset > end {
-		return &OffsetOutOfRangeError{Topic: f.claim.topic, Partition: f.claim.partition, Offset: offset, First: first, End: end}
+	next, err := f.membership.elsewhere(ctx, outside)
+	if err == nil {
+		f.request.Offset = next
 	}
 	return err
 }

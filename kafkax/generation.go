@@ -24,6 +24,7 @@ type generation struct {
 	committer *committer
 	claims    []*claim
 	failed    chan error     // What is to end Consume, of all but the handlers.
+	changed   chan struct{}  // Holds one token when another generation is wanted.
 	results   chan result    // One for each claim.
 	tasks     sync.WaitGroup // Everything that ends by itself once the generation's contexts have ended.
 
@@ -66,14 +67,15 @@ func (g *generation) serve(ctx context.Context, partitions []place, handle handl
 	}
 	g.failed = make(chan error, len(g.claims)+1) // One for each, and one for open.
 	g.results = make(chan result, len(g.claims))
+	g.changed = make(chan struct{}, 1)
 	g.stats.enter(g)
 	defer g.stats.exit()
 
-	rebalanced, changed, stopCommits := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	rebalanced, stopCommits := make(chan struct{}), make(chan struct{})
 	var commits sync.WaitGroup
 	commits.Go(func() { g.committer.run(base, stopCommits) })
 	g.tasks.Go(func() { g.beat(beating, rebalanced) })
-	g.tasks.Go(func() { g.watchTopics(fetching, changed) })
+	g.tasks.Go(func() { g.watchTopics(fetching) })
 	g.tasks.Go(func() { g.open(fetching, working, handle) })
 
 	ended, lost := ctx.Done(), g.committer.gone
@@ -86,8 +88,7 @@ func (g *generation) serve(ctx context.Context, partitions []place, handle handl
 		case <-rebalanced:
 			rebalanced = nil
 			g.drain()
-		case <-changed:
-			changed = nil
+		case <-g.changed:
 			g.drain()
 		case <-lost:
 			lost = nil
@@ -220,11 +221,20 @@ func (g *generation) beat(ctx context.Context, rebalanced chan<- struct{}) {
 	}
 }
 
-// watchTopics closes changed when a topic has come into being, has gone, or has another number of partitions.
-func (g *generation) watchTopics(ctx context.Context, changed chan<- struct{}) {
+// change asks for another generation.
+func (g *generation) change() {
+	select {
+	case g.changed <- struct{}{}:
+	default: // It is asked for.
+	}
+}
+
+// watchTopics asks for another generation when a topic has come into being, has gone, or has another number of
+// partitions.
+func (g *generation) watchTopics(ctx context.Context) {
 	for sleep(ctx, watchInterval) {
 		if change, _ := g.lookAtTopics(ctx); change { // What it could not see, it may see the next time.
-			close(changed)
+			g.change()
 			return
 		}
 	}

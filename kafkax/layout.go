@@ -50,25 +50,25 @@ func (n *network) layout(ctx context.Context, topics ...string) (layout, error) 
 	return answer.(layout), nil
 }
 
-// leader says where a partition's leader is.
-func (n *network) leader(ctx context.Context, topic string, partition int) (addr string, err error) {
+// leader says which broker leads a partition, and where it is.
+func (n *network) leader(ctx context.Context, topic string, partition int) (id int32, addr string, err error) {
 	layout, err := n.layout(ctx, topic)
 	if err != nil {
-		return "", err
+		return 0, "", err
 	}
 	for _, t := range layout.Topics {
 		if t.ErrorCode != 0 {
-			return "", fmt.Errorf("kafkax: leader of %s/%d: %w", topic, partition, kafka.Error(t.ErrorCode))
+			return 0, "", fmt.Errorf("kafkax: leader of %s/%d: %w", topic, partition, kafka.Error(t.ErrorCode))
 		}
 		p, ok := find(t.Partitions, func(p metadataapi.ResponsePartition) bool { return int(p.PartitionIndex) == partition })
 		if !ok {
 			break
 		}
 		if b, ok := find(layout.Brokers, func(b metadataapi.ResponseBroker) bool { return b.NodeID == p.LeaderID }); ok {
-			return net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))), nil
+			return b.NodeID, net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))), nil
 		}
 	}
-	return "", fmt.Errorf("kafkax: leader of %s/%d: %w", topic, partition, kafka.LeaderNotAvailable)
+	return 0, "", fmt.Errorf("kafkax: leader of %s/%d: %w", topic, partition, kafka.LeaderNotAvailable)
 }
 
 // leaders says which broker leads which partitions of a topic. A partition without a leader is an error.

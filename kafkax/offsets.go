@@ -38,24 +38,6 @@ func fetchOffsets(ctx context.Context, client *kafka.Client, group string, place
 	return out, nil
 }
 
-// logRange returns the range of offsets that a partition's log holds: [first, end).
-func logRange(ctx context.Context, client *kafka.Client, topic string, partition int) (first, end int64, err error) {
-	resp, err := client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{
-		topic: {kafka.FirstOffsetOf(partition), kafka.LastOffsetOf(partition)},
-	}})
-	if err != nil {
-		return 0, 0, err
-	}
-	p, ok := find(resp.Topics[topic], func(p kafka.PartitionOffsets) bool { return p.Partition == partition })
-	switch {
-	case !ok:
-		return 0, 0, errNoAnswer
-	case p.Error != nil:
-		return 0, 0, fmt.Errorf("kafkax: log range of %s/%d: %w", topic, partition, p.Error)
-	}
-	return p.FirstOffset, p.LastOffset, nil
-}
-
 func find[T any](in []T, match func(T) bool) (T, bool) {
 	for _, v := range in {
 		if match(v) {

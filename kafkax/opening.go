@@ -2,6 +2,7 @@ package kafkax
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	"github.com/segmentio/kafka-go"
@@ -54,7 +55,10 @@ func (g *generation) run(fetching, working context.Context, c *claim, stored kaf
 	fetching, endFetch := context.WithCancel(fetching)
 	defer endFetch()
 	g.tasks.Go(func() {
-		if err := newFetcher(g.membership, c).run(fetching); err != nil {
+		switch err := newFetcher(g.membership, c).run(fetching); {
+		case errors.Is(err, errShrunk):
+			g.change() // The next generation begins it elsewhere.
+		case err != nil:
 			g.failed <- err
 		}
 	})
@@ -65,17 +69,21 @@ func (g *generation) run(fetching, working context.Context, c *claim, stored kaf
 
 // begin tells c where it begins, and reports whether it could before ctx ended.
 func (g *generation) begin(ctx context.Context, c *claim, stored kafka.OffsetFetchPartition) bool {
-	next := stored.CommittedOffset
-	g.committer.begin(c.slot, next)
+	g.committer.begin(c.slot, stored.CommittedOffset)
 	var t trouble
-	for next < 0 {
-		var err error
-		if next, err = g.firstOffset(ctx, c); err != nil && !g.patient(ctx, &t, err) {
+	for {
+		next, err := g.firstOffset(ctx, c, stored.CommittedOffset)
+		if err == nil {
+			if next != stored.CommittedOffset {
+				stored.Metadata = "" // It speaks of another place.
+			}
+			c.open(next, stored)
+			return ctx.Err() == nil
+		}
+		if !g.patient(ctx, &t, err) {
 			return false
 		}
 	}
-	c.open(next, stored)
-	return ctx.Err() == nil
 }
 
 // patient waits after a failure and reports whether to try again. One that no patience will change ends Consume.
@@ -96,17 +104,39 @@ func (g *generation) patient(ctx context.Context, t *trouble, err error) bool {
 	return t.wait(ctx)
 }
 
-// firstOffset is where to begin without a committed offset, -1 with an error.
-func (g *generation) firstOffset(ctx context.Context, c *claim) (int64, error) {
-	first, end, err := logRange(ctx, g.net.client, c.topic, c.partition)
-	switch {
-	case err != nil:
-		return -1, err
-	case g.cfg.Start != StartLatest:
-		return first, nil
+// firstOffset is where to begin: where the group has got to, or else where the configuration says. What is not the
+// same the next time it is asked for is committed first.
+func (g *generation) firstOffset(ctx context.Context, c *claim, stored int64) (int64, error) {
+	if stored >= 0 {
+		if g.cfg.OutOfRange == OutOfRangeFail {
+			return stored, nil // The first fetch will tell.
+		}
+		err := g.net.outOfRange(ctx, c.place, stored)
+		outside, ok := errors.AsType[*OffsetOutOfRangeError](err)
+		if !ok {
+			return stored, err
+		}
+		next, err := g.elsewhere(ctx, outside)
+		if err != nil {
+			return -1, err
+		}
+		return next, g.committer.restart(ctx, c.slot, next)
 	}
-	if err := g.committer.commitSync(ctx, c.slot, end, ""); err != nil {
+	var next int64
+	var err error
+	switch g.cfg.Start {
+	case StartLatest:
+		next, err = g.net.offsetAt(ctx, c.place, kafka.LastOffset)
+	case StartAtTime:
+		next, err = g.net.offsetAt(ctx, c.place, g.cfg.StartTime.UnixMilli())
+		if err == nil && next < 0 { // All messages are older.
+			next, err = g.net.offsetAt(ctx, c.place, kafka.LastOffset)
+		}
+	default:
+		return g.net.offsetAt(ctx, c.place, kafka.FirstOffset)
+	}
+	if err != nil {
 		return -1, err
 	}
-	return end, nil
+	return next, g.committer.commitSync(ctx, c.slot, next, "")
 }

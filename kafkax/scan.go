@@ -138,7 +138,7 @@ var errNoProgress = errors.New("the leader shows no more messages")
 
 // session reads over one connection until the end, or until it fails.
 func (s *scan) session(ctx context.Context, found chan<- []holdfast.Message) error {
-	addr, err := s.admin.net.leader(ctx, s.topic, s.partition)
+	_, addr, err := s.admin.net.leader(ctx, s.topic, s.partition)
 	if err != nil {
 		return err
 	}

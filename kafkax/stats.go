@@ -21,6 +21,8 @@ type GroupStats struct {
 	Commits         uint64 // Partitions' offsets accepted by the coordinator.
 	CommitsFailed   uint64 // Refused, or lost with a request or its answer. They are tried again.
 	CommitsFenced   uint64 // Refused because the generation was over. They are not.
+	OutOfRange      uint64 // Offsets that a log did not hold, and ConsumerConfig.OutOfRange said where to go on.
+	PassedOver      uint64 // Offsets that were left unread by that.
 	LateCompletions uint64 // Commit and CommitSync calls after the claim was lost or its handler had returned.
 
 	LastDrain     time.Duration // From the revoke until the last handler had returned.
@@ -41,7 +43,7 @@ type PartitionStats struct {
 }
 
 type groupCounts struct {
-	commits, commitsFailed, commitsFenced, late atomic.Uint64
+	commits, commitsFailed, commitsFenced, late, outOfRange, passedOver atomic.Uint64
 }
 
 // groupStats collects what GroupStats shows.
@@ -101,6 +103,8 @@ func (s *groupStats) snapshot() GroupStats {
 		Commits:         s.counts.commits.Load(),
 		CommitsFailed:   s.counts.commitsFailed.Load(),
 		CommitsFenced:   s.counts.commitsFenced.Load(),
+		OutOfRange:      s.counts.outOfRange.Load(),
+		PassedOver:      s.counts.passedOver.Load(),
 		LateCompletions: s.counts.late.Load(),
 	}
 	s.mu.Lock()
