@@ -38,9 +38,14 @@ type layout struct{ *metadataapi.Response }
 
 // layout asks a broker for the topics' partitions and where they are.
 func (n *network) layout(ctx context.Context, topics ...string) (layout, error) {
+	return n.layoutFrom(ctx, n.client.Addr, topics...)
+}
+
+// layoutFrom asks one of the brokers at addr.
+func (n *network) layoutFrom(ctx context.Context, addr net.Addr, topics ...string) (layout, error) {
 	ctx, cancel := context.WithTimeout(ctx, n.client.Timeout)
 	defer cancel()
-	answer, err := n.pool.RoundTrip(ctx, n.client.Addr, &layoutRequest{
+	answer, err := n.pool.RoundTrip(ctx, addr, &layoutRequest{
 		Request:  metadataapi.Request{TopicNames: topics},
 		clientID: n.cluster.ClientID,
 	})

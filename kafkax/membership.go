@@ -13,9 +13,6 @@ import (
 )
 
 const (
-	// startTimeout is how long Consume tries to reach a broker before it says that there is none.
-	startTimeout = 8 * time.Second
-
 	// requestTimeout bounds each request to a coordinator or leader.
 	requestTimeout = 5 * time.Second
 
@@ -187,37 +184,18 @@ func (m *membership) leaveGroup(ctx context.Context, member string) {
 	}
 }
 
-// reach asks for the topics until a broker answers, at most startTimeout.
-func (m *membership) reach(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	var last error
-	var t trouble
-	for {
-		_, err := m.lookAtTopics(ctx)
-		switch {
-		case err == nil:
-			return nil
-		case isRefusal(err):
-			return err
-		case last == nil || ctx.Err() == nil: // Not that our patience has ended.
-			last = err
-		}
-		m.net.refresh()
-		t.failed()
-		if !t.wait(ctx) {
-			return &UnreachableError{Brokers: m.cluster.Brokers, Waited: startTimeout, Err: last}
-		}
-	}
-}
-
-// lookAtTopics counts the topics' partitions and reports whether the numbers have changed since the last time. It logs
-// topics that do not exist, once, and when they have come into being. The error is of what it could not see.
+// lookAtTopics asks for the topics, and reports whether they have changed.
 func (m *membership) lookAtTopics(ctx context.Context) (changed bool, err error) {
 	layout, err := m.net.layout(ctx, m.topics...)
 	if err != nil {
 		return false, err
 	}
+	return m.note(ctx, layout)
+}
+
+// note counts the topics' partitions and reports whether the numbers have changed since the last time. It logs topics
+// that do not exist, once, and when they have come into being. The error is of what it could not see.
+func (m *membership) note(ctx context.Context, layout layout) (changed bool, err error) {
 	for _, t := range layout.Topics {
 		n, attr := len(t.Partitions), slog.String("topic", t.Name)
 		switch code := kafka.Error(t.ErrorCode); {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -72,7 +73,7 @@ func (n *network) dial(ctx context.Context, network, addr string) (net.Conn, err
 		n.open.Done()
 		return nil, dialError(addr, err)
 	}
-	c := &netConn{Conn: conn, network: n}
+	c := &netConn{Conn: conn, network: n, silent: time.Now().Add(n.cluster.DialTimeout)}
 	if err := c.SetDeadline(time.Time{}); err != nil {
 		_ = conn.Close()
 		n.open.Done()
@@ -134,11 +135,22 @@ func (n *network) close() {
 }
 
 // netConn tells its network when its user has closed it. It waits for nothing without end, as kafka-go would that
-// authenticates without a deadline: none means DialTimeout from now.
+// authenticates without a deadline: none means DialTimeout from now. And it waits for the first answer, which is always
+// to a question that takes no time, no longer than until silent, so that a broker that never says a word is left soon.
 type netConn struct {
 	net.Conn
 	network *network
+	silent  time.Time
+	heard   atomic.Bool
 	once    sync.Once
+}
+
+func (c *netConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 && !c.heard.Load() {
+		c.heard.Store(true)
+	}
+	return n, err
 }
 
 func (c *netConn) SetDeadline(t time.Time) error      { return c.Conn.SetDeadline(c.bound(t)) }
@@ -147,7 +159,10 @@ func (c *netConn) SetWriteDeadline(t time.Time) error { return c.Conn.SetWriteDe
 
 func (c *netConn) bound(t time.Time) time.Time {
 	if t.IsZero() {
-		return time.Now().Add(c.network.cluster.DialTimeout)
+		t = time.Now().Add(c.network.cluster.DialTimeout)
+	}
+	if !c.heard.Load() && t.After(c.silent) {
+		t = c.silent
 	}
 	return t
 }

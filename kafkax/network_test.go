@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -52,6 +53,32 @@ func TestMuteFirstBroker(t *testing.T) {
 		until(t, "joined again", func() bool { return r.consumer.Stats().Groups[0].Generations == 2 && r.claims() == 1 })
 		r.stop(t)
 	})
+}
+
+// TestMuteAtTheStart has most of the addresses accept connections and never answer, from the beginning.
+func TestMuteAtTheStart(t *testing.T) {
+	for range 10 { // Which address is asked when is up to chance.
+		virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+			well := cluster.Dial
+			mute := []string{"one.example:9092", "two.example:9092", "three.example:9092"}
+			cluster.Brokers = append(mute, cluster.Brokers[1:]...)
+			cluster.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if slices.Contains(mute, addr) {
+					conn, _ := net.Pipe()
+					return &muteConn{Conn: conn}, nil
+				}
+				return well(ctx, network, addr)
+			}
+			fill(t, server, "orders", 1, 10)
+			var seen ledger
+			r := start(t, cluster, kafkax.ConsumerConfig{}, seen.handle)
+			until(t, "all read", func() bool { return seen.distinct() == 10 || len(r.done) > 0 })
+			r.stop(t)
+			if seen.distinct() != 10 {
+				t.Error("Consume ended before it had read anything")
+			}
+		})
+	}
 }
 
 func withPassword() (testkit.KafkaConfig, plain.Mechanism) {
