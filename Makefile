@@ -19,10 +19,10 @@ SEED     ?= 1
 BROKERS ?= 1
 
 # What takes too long for every change. More goes here, one target a word.
-NIGHTLY := race fuzz cover bench-breaker test-real-cluster
+NIGHTLY := race fuzz cover bench-breaker spool-kills test-real-cluster
 
 .PHONY: help build test race lint fmt tidy diff fuzz sim cover bench-breaker bench-insert quickstart \
-	servers-up servers-down test-real test-real-cluster check nightly
+	spool-kills servers-up servers-down test-real test-real-cluster check nightly
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ fuzz: ## Run every fuzz test for FUZZTIME (10s)
 
 sim: ## Run SEEDS (500) random simulations of a pipeline among failures, from seed SEED (1) on
 	@SEEDS=$(SEEDS) SEED=$(SEED) go test -count=1 -v -timeout 0 -run '^TestSimulation$$' ./pipeline
+
+spool-kills: ## Kill a process 200 times that fills and drains a spool, and look for what it had acknowledged
+	@HOLDFAST_SPOOL_KILLS=200 go test -count=1 -timeout 0 -run '^TestSpoolSurvivesKill$$' ./dlq
 
 cover: ## Say how much of the library the tests run, line by line in coverage.html
 	@go test -coverpkg=./... -coverprofile=coverage.out ./...

@@ -51,7 +51,7 @@ func layers() map[string]layer {
 		},
 		"dlq": {
 			ours:    []string{".", "breaker", "retry"},
-			modules: []string{"golang.org/x/time"},
+			modules: []string{"golang.org/x/time", "go.etcd.io/bbolt"},
 		},
 		"pipeline": {
 			ours:    []string{".", "breaker", "retry", "dlq"},
@@ -179,7 +179,7 @@ func TestKafkaAlone(t *testing.T) {
 			t.Errorf("a program that imports only kafkax links %s", m)
 		}
 		for _, never := range []string{
-			"github.com/twmb", "github.com/ClickHouse", "github.com/prometheus", "github.com/spf13/cobra", "go.opentelemetry.io",
+			"github.com/twmb", "github.com/ClickHouse", "github.com/prometheus", "github.com/spf13/cobra", "go.etcd.io", "go.opentelemetry.io",
 		} {
 			if strings.HasPrefix(m+"/", never+"/") {
 				t.Errorf("a program that imports only kafkax links %s, of %s", m, never)
