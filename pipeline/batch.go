@@ -1,8 +1,8 @@
 package pipeline
 
 import (
+	"math"
 	"slices"
-	"time"
 
 	"github.com/holdfast-io/holdfast"
 )
@@ -10,104 +10,130 @@ import (
 // messageOverhead is what a message in flight is taken to cost beside its bytes.
 const messageOverhead = 256
 
-// batch is a batch on its way to the sink, with the claims its items belong to.
+// batch is a batch on its way to the sink.
 type batch[T any] struct {
-	items []holdfast.Item[T]
-	marks []mark // marks[i] belongs to items[i].
-	bytes int
-	spans []holdfast.Span
+	items  []holdfast.Item[T]
+	marks  []mark // marks[i] belongs to items[i].
+	unsure []bool // Which may be stored. Nil: none.
+	spans  []holdfast.Span
+	lanes  []*lane[T] // Ordered lanes that have items in it.
+	bytes  int
+	oldest int64 // When the first of its messages was fetched, for whose turn it is.
 
-	began     time.Time     // When the first item came.
-	due       bool          // Nothing more is to be waited for.
-	taken     chan struct{} // Closed when the writer has taken it.
-	wholly    bool          // An attempt may have stored any of it.
-	ambiguous bool          // That, or some of its items are unsure.
+	kick      chan struct{} // Holds a token when whoever waits with it has something to look at.
+	held      error         // Why it is held aside, nil if it is not. Under the outlet's lock.
+	behind    []*batch[T]   // Held aside, and to be written before it.
+	landed    chan struct{} // Closed when it is not on its way any more.
+	turn      *turn         // At the gate.
+	unseen    int           // How often in a row a circuit rejected it that the sink does not show.
+	rejection rejection
 }
 
-func newBatch[T any]() *batch[T] { return &batch[T]{taken: make(chan struct{})} }
-
-// add puts an item in while the batch is gathered.
-func (b *batch[T]) add(item holdfast.Item[T], m mark, size int, limits BatchConfig) {
-	if len(b.items) == 0 {
-		b.began = time.Now()
+func newBatch[T any](items int) *batch[T] {
+	return &batch[T]{
+		items: make([]holdfast.Item[T], 0, items), marks: make([]mark, 0, items),
+		kick: make(chan struct{}, 1), landed: make(chan struct{}), rejection: rejection{over: make(chan struct{}, 1)},
 	}
-	b.push(item, m)
-	b.bytes += size
-	b.due = b.due || len(b.items) == limits.Count || b.bytes >= limits.Bytes
 }
 
-func (b *batch[T]) push(item holdfast.Item[T], m mark) {
-	b.items = append(b.items, item)
-	b.marks = append(b.marks, m)
+// takeFrom appends as many pieces as the batch has room for, and says how many. The first always has.
+func (b *batch[T]) takeFrom(pieces []piece[T], limits BatchConfig) int {
+	for i, p := range pieces {
+		if len(b.items) > 0 && (len(b.items) >= limits.Count || b.bytes+p.size > limits.Bytes) {
+			return i
+		}
+		b.items = append(b.items, p.item)
+		b.marks = append(b.marks, p.mark)
+		b.bytes += p.size
+	}
+	return len(pieces)
 }
 
-// fits tells whether one more item of that size may be added. The first always may.
-func (b *batch[T]) fits(size int, limits BatchConfig) bool {
-	return len(b.items) == 0 || (len(b.items) < limits.Count && b.bytes+size <= limits.Bytes)
-}
-
-// span works out which offsets the batch covers, claim by claim: from where the claim's last batch ended.
-func (b *batch[T]) span() {
+// span works out which offsets the batch covers, claim by claim: from where the claim's last batch ended, when those do not
+// overtake each other, or from the first one.
+func (b *batch[T]) span(contiguous bool) {
+	b.oldest = math.MaxInt64
 	index := make(map[*claim]int)
+	var last *claim
+	var s *holdfast.Span
 	for i, m := range b.marks {
 		offset := b.items[i].Source.ClaimOffset()
-		at, ok := index[m.claim]
-		if !ok {
-			at = len(b.spans)
-			index[m.claim] = at
-			first := min(m.claim.spanned, offset) // Lower when the message's first values were in the batch before.
-			b.spans = append(b.spans, holdfast.Span{Topic: m.claim.topic, Partition: m.claim.partition, First: first})
+		if m.claim != last {
+			at, ok := index[m.claim]
+			if !ok {
+				at = len(b.spans)
+				index[m.claim] = at
+				b.oldest = min(b.oldest, m.claim.fetchedAt(m.n))
+				first := offset
+				if contiguous {
+					first = min(m.claim.spanned, offset) // Lower when the message's first values were in the batch before.
+				}
+				b.spans = append(b.spans, holdfast.Span{Topic: m.claim.topic, Partition: m.claim.partition, First: first, Next: offset + 1})
+			}
+			last, s = m.claim, &b.spans[at]
 		}
-		b.spans[at].Next = offset + 1
-		m.claim.spanned = b.spans[at].Next
+		s.First, s.Next = min(s.First, offset), max(s.Next, offset+1)
+		m.claim.spanned = max(m.claim.spanned, s.Next)
 	}
 }
+
+// hasLanded is closed when b is not on its way any more; for no batch it never is.
+func (b *batch[T]) hasLanded() <-chan struct{} {
+	if b == nil {
+		return nil
+	}
+	return b.landed
+}
+
+// ambiguous tells whether any of the batch may be stored.
+func (b *batch[T]) ambiguous() bool { return slices.Contains(b.unsure, true) }
+
+// doubt notes that all of the batch may be stored.
+func (b *batch[T]) doubt() { b.unsure = slices.Repeat([]bool{true}, len(b.items)) }
+
+func (b *batch[T]) isUnsure(i int) bool { return b.unsure != nil && b.unsure[i] }
 
 // release drops the items of claims that are gone and, if asked, hands back those of claims that are being drained. An
 // ambiguous batch has to be written again as it was, for as long as one of its claims is there.
 func (b *batch[T]) release(handBack bool) {
 	leaves := func(c *claim) bool { return c.gone() || (handBack && c.draining()) }
-	if b.ambiguous {
+	if b.ambiguous() {
 		all := !slices.ContainsFunc(b.marks, func(m mark) bool { return !m.claim.gone() })
 		leaves = func(*claim) bool { return all }
 	}
 	state := make(map[*claim]bool, len(b.spans))
-	kept := 0
-	for i, m := range b.marks {
-		leaving, known := state[m.claim]
+	b.keep(func(i int) bool {
+		c := b.marks[i].claim
+		leaving, known := state[c]
 		if !known {
-			leaving = leaves(m.claim)
-			state[m.claim] = leaving
+			leaving = leaves(c)
+			state[c] = leaving
 		}
 		if leaving {
-			m.claim.handBack(m.n)
-			continue
+			c.handBack(b.marks[i].n)
 		}
-		b.items[kept], b.marks[kept] = b.items[i], m
-		kept++
-	}
-	b.truncate(kept)
+		return !leaving
+	})
 }
 
-// drop takes out those of the first n items whose graves are closed: all but the ones left.
-func (b *batch[T]) drop(n int, left []grave) {
+// keep drops the items that stays says no to.
+func (b *batch[T]) keep(stays func(i int) bool) {
 	kept := 0
-	for i, m := range b.marks {
-		if i < n && !slices.ContainsFunc(left, func(g grave) bool { return g.mark == m }) {
+	for i := range b.items {
+		if !stays(i) {
 			continue
 		}
-		b.items[kept], b.marks[kept] = b.items[i], m
+		b.items[kept], b.marks[kept] = b.items[i], b.marks[i]
+		if b.unsure != nil {
+			b.unsure[kept] = b.unsure[i]
+		}
 		kept++
 	}
-	b.truncate(kept)
-}
-
-func (b *batch[T]) truncate(n int) {
-	clear(b.items[n:])
-	clear(b.marks[n:])
-	b.items, b.marks = b.items[:n], b.marks[:n]
-	if n == 0 {
-		b.bytes = 0
+	clear(b.items[kept:])
+	clear(b.marks[kept:])
+	b.items, b.marks = b.items[:kept], b.marks[:kept]
+	if b.unsure != nil {
+		b.unsure = b.unsure[:kept]
 	}
 }
 

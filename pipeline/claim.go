@@ -19,27 +19,29 @@ type claim struct {
 	partition int
 	home      bool          // Its messages are letters on their way home.
 	patience  time.Duration // How long a message waits for an open circuit; negative: as long as it takes.
-	spanned   int64         // Where the next span begins. The lane's.
+	spanned   int64         // Where the next span begins. The outlet's, under its lock.
 
 	open    context.Context // For waiting only: ends when the drain begins.
 	closing <-chan struct{} // Closed when the drain begins: nothing new is started after it.
 	ended   <-chan struct{} // Closed when the claim is lost, or its time to drain is spent.
 
 	mu       sync.Mutex
+	walks    []*walk // Its lanes.
 	tracker  tracker
 	released bool
 	next     int64
 	dead     []grave       // Letters that are to be written, see undertake.
 	stuck    bool          // They cannot be.
+	buried   bool          // Nobody writes them any more.
 	changed  chan struct{} // Holds a token when the claim's goroutine has something to look at.
 	mourn    chan struct{} // Holds a token when undertake has.
 }
 
 // serve runs one claim from its first message to its drain.
-func serve[T any](ctx context.Context, e *engine, source holdfast.Claim, run call[holdfast.Message, T], l *lane[T], home bool) error {
+func serve[T any](ctx context.Context, e *engine, source holdfast.Claim, run call[holdfast.Message, T], o *outlet[T], home bool) error {
 	open, closeDown := context.WithCancel(ctx)
 	defer closeDown()
-	c := newClaim(ctx, open, e, source, l.patience, home)
+	c := newClaim(ctx, open, e, source, o.patience, home)
 	if topic := deadLetterTopic(e.cfg); !home && topic != "" && c.topic == topic {
 		return fmt.Errorf("pipeline: %s is the topic that letters go to: a pipeline that fed on its own letters would not end; redrive them with dlq.Source", topic)
 	}
@@ -60,14 +62,59 @@ func serve[T any](ctx context.Context, e *engine, source holdfast.Claim, run cal
 	})
 	helpers.Go(func() { c.undertake(ctx, drained) })
 
-	err := consume(ctx, c, run, l)
+	ls := openLanes(ctx, c, run, o)
+	e.tell(Event{Kind: Claimed, Topic: c.topic, Partition: c.partition, Offset: c.next})
+	err := consume(ctx, c, ls, o)
 	closeDown()
-	left := c.drain(ctx, l.flush)
-	l.nudge() // What is held may be nobody's any more.
+	ls.close(ctx)
+	left := c.drain(ctx, o.flush)
+	o.close(ls.all)
+	e.tell(Event{Kind: Released, Topic: c.topic, Partition: c.partition, Offset: c.next, Err: left})
 	if errors.Is(err, holdfast.ErrRevoked) || errors.Is(err, errStopped) || ctx.Err() != nil {
 		err = nil
 	}
 	return errors.Join(left, err)
+}
+
+// consume fetches messages and takes them to their lanes until the claim's drain begins.
+func consume[T any](ctx context.Context, c *claim, ls *lanes[T], o *outlet[T]) error {
+	for {
+		if c.home && o.gate.isOpen() {
+			select {
+			case <-o.gate.ready():
+			case <-c.closing:
+				return errStopped
+			}
+		}
+		messages, err := c.source.Fetch(ctx)
+		if err != nil {
+			return err
+		}
+		now, f := c.engine.now(), &fetch{}
+		size := 0
+		for i := range messages {
+			size += sizeOf(&messages[i])
+		}
+		f.uncharged.Store(int64(size))
+		for i := range messages {
+			offset := messages[i].ClaimOffset()
+			n, ok := c.tryTake(offset, now)
+			if !ok {
+				if err := ls.idle(ctx); err != nil {
+					return err
+				}
+				if n, err = c.take(offset, now); err != nil {
+					return err
+				}
+			}
+			if err := ls.take(ctx, flight{message: &messages[i], n: n, fetch: f}); err != nil {
+				return err
+			}
+		}
+		if err := ls.idle(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 func newClaim(ctx, open context.Context, e *engine, source holdfast.Claim, patience time.Duration, home bool) *claim {
@@ -88,19 +135,31 @@ func (c *claim) String() string { return c.topic + "/" + strconv.Itoa(c.partitio
 // take notes a message in flight and returns its number. It waits while too many are, or while letters cannot be written.
 func (c *claim) take(offset, fetched int64) (n int, err error) {
 	for {
-		c.mu.Lock()
-		if c.tracker.span() < c.engine.cfg.MaxInFlight && !c.stuck && len(c.dead) < letterBatch {
-			n = c.tracker.add(offset, fetched)
-			c.mu.Unlock()
+		if n, ok := c.tryTake(offset, fetched); ok {
 			return n, nil
 		}
-		c.mu.Unlock()
 		select {
 		case <-c.changed:
 		case <-c.closing:
 			return 0, errStopped
 		}
 	}
+}
+
+func (c *claim) tryTake(offset, fetched int64) (n int, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.tracker.span() >= c.engine.cfg.MaxInFlight || c.stuck || len(c.dead) >= letterBatch {
+		return 0, false
+	}
+	return c.tracker.add(offset, fetched), true
+}
+
+// fetchedAt is when message n was fetched.
+func (c *claim) fetchedAt(n int) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.tracker.fetchedAt(n)
 }
 
 // expect notes that message n has become several values.
@@ -212,7 +271,6 @@ func (e *LeftError) Unwrap() error { return e.Cause }
 
 // mark is a message in flight.
 type mark struct {
-	claim  *claim
-	n      int
-	unsure bool // The sink said of this one that it may be stored.
+	claim *claim
+	n     int
 }

@@ -17,7 +17,9 @@ const (
 	defaultBatchCount          = 10_000
 	defaultBatchBytes          = 32 << 20
 	defaultBatchDelay          = time.Second
+	defaultBatchWriters        = 2
 	defaultMaxInFlight         = 100_000
+	defaultLanes               = 16
 	defaultDrainTimeout        = 20 * time.Second
 	defaultStallAfter          = time.Minute
 )
@@ -44,6 +46,11 @@ type Config struct {
 	// default they come back through the pipeline by themselves once the circuit closes.
 	LettersStay bool
 
+	// Order is which messages of a partition keep their order; the zero value is ByPartition. With another, Lanes says how
+	// many messages of a partition go through the stages at a time; it defaults to 16.
+	Order Order
+	Lanes int
+
 	// Batch is when a batch is written.
 	Batch BatchConfig
 
@@ -63,15 +70,21 @@ type Config struct {
 	// must be derived from ctx.
 	Context func(ctx context.Context, m holdfast.Message) context.Context
 
+	// OnEvent, if set, is told of changes: in order, one at a time, on goroutines of the pipeline's, which wait for it. A
+	// panic in it is logged.
+	OnEvent func(Event)
+
 	// Logger gets state changes, never messages. Nil means slog.Default().
 	Logger *slog.Logger
 }
 
-// BatchConfig is when a batch is written: when one of the bounds is reached.
+// BatchConfig is when a batch is written: when one of the bounds is reached. Two batches are gathered at the most while
+// others are being written.
 type BatchConfig struct {
-	Count int           // Items; defaults to 10,000.
-	Bytes int           // Bytes of keys, values and headers, with 256 added for each message; defaults to 32 MiB.
-	Delay time.Duration // Time since the first item; defaults to 1 s. -1 means no delay: whatever is there is written.
+	Count   int           // Items; defaults to 10,000.
+	Bytes   int           // Bytes of keys, values and headers, with 256 added for each message; defaults to 32 MiB.
+	Delay   time.Duration // Time since the first item; defaults to 1 s. -1 means no delay: whatever is there is written.
+	Writers int           // How many batches may be on their way at a time, as far as Order allows; defaults to 2.
 }
 
 // Validate names every field that cannot be, with its value.
@@ -88,6 +101,9 @@ func (c Config) Validate() error {
 	refuse(c.Batch.Count < 0, "Batch.Count", "positive or 0 for the default", c.Batch.Count)
 	refuse(c.Batch.Bytes < 0, "Batch.Bytes", "positive or 0 for the default", c.Batch.Bytes)
 	refuse(c.Batch.Delay < -1, "Batch.Delay", duration, c.Batch.Delay)
+	refuse(c.Batch.Writers < 0, "Batch.Writers", "positive or 0 for the default", c.Batch.Writers)
+	refuse(c.Order < ByPartition || c.Order > Unordered, "Order", "ByPartition, ByKey or Unordered", int(c.Order))
+	refuse(c.Lanes < 0, "Lanes", "positive or 0 for the default", c.Lanes)
 	refuse(c.MaxInFlight < 0, "MaxInFlight", "positive or 0 for the default", c.MaxInFlight)
 	refuse(c.DrainTimeout < 0, "DrainTimeout", "positive or 0 for the default", c.DrainTimeout)
 	refuse(c.StallAfter < -1, "StallAfter", duration, c.StallAfter)
@@ -108,6 +124,8 @@ func (c Config) withDefaults(group string) Config {
 	c.Batch.Count = cmp.Or(c.Batch.Count, defaultBatchCount)
 	c.Batch.Bytes = cmp.Or(c.Batch.Bytes, defaultBatchBytes)
 	c.Batch.Delay = cmp.Or(c.Batch.Delay, defaultBatchDelay)
+	c.Batch.Writers = cmp.Or(c.Batch.Writers, defaultBatchWriters)
+	c.Lanes = cmp.Or(c.Lanes, defaultLanes)
 	c.MaxInFlight = cmp.Or(c.MaxInFlight, defaultMaxInFlight)
 	c.DrainTimeout = cmp.Or(c.DrainTimeout, defaultDrainTimeout)
 	c.StallAfter = cmp.Or(c.StallAfter, defaultStallAfter)

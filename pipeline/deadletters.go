@@ -10,7 +10,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/holdfast-io/holdfast"
-	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/dlq"
 )
 
@@ -23,42 +22,6 @@ const (
 )
 
 var errNoDeadLetters = errors.New("pipeline: Config.DeadLetters is nil, so nothing can be dead-lettered")
-
-// behindHeld is why a batch cannot be written while one before it is held aside for the reason why. The uncertainty
-// about that one is not its own.
-func behindHeld(why error) error {
-	held := &behindHeldError{text: errorText(why)}
-	if open, ok := errors.AsType[*breaker.OpenError](why); ok {
-		held.rejection = open
-	} else if errors.Is(why, breaker.ErrCircuitOpen) {
-		held.rejection = breaker.ErrCircuitOpen
-	}
-	return held
-}
-
-type behindHeldError struct {
-	text      string
-	rejection error
-}
-
-func (e *behindHeldError) Error() string {
-	return "pipeline: behind a batch whose fate is not known: " + e.text
-}
-func (e *behindHeldError) Unwrap() error { return e.rejection }
-
-// grave is a message in flight, the letter to be written about it, and how many of its values that settles.
-type grave struct {
-	mark
-	letter dlq.Letter
-	values int
-}
-
-// toClaims has each claim write its own letters.
-func toClaims(graves []grave) {
-	for _, g := range graves {
-		g.claim.bury(g)
-	}
-}
 
 // letter is what is to be written about a message that failed.
 func (e *engine) letter(m *holdfast.Message, f *failure) dlq.Letter {
@@ -108,6 +71,13 @@ func (e *engine) bury(ctx context.Context, graves []grave) (left []grave, err er
 		}
 		e.counts.letter(g.letter.Reason)
 		g.claim.settle(slices.Repeat([]int{g.n}, g.values)...)
+		if g.rejection != nil {
+			g.rejection.resolve(g.mark, false)
+		}
+		m := &g.letter.Message
+		e.tell(Event{
+			Kind: DeadLettered, Topic: m.Topic, Partition: m.Partition, Offset: m.Offset, Stage: g.letter.Stage, Reason: g.letter.Reason,
+		})
 	}
 	if len(left) == 0 {
 		return nil, nil // Whatever it said, it named none.
@@ -156,9 +126,6 @@ func newLimiter(perSecond int) limiter {
 	}
 	return limiter{rate.NewLimiter(rate.Limit(perSecond), min(perSecond, letterBatch))}
 }
-
-// step is how many letters are written before the circuit is looked at again.
-func (l limiter) step() int { return max(1, l.Burst()/5) }
 
 // reserve makes room for n letters, at most the burst, after delay. Without use it is cancelled.
 func (l limiter) reserve(n int) (delay time.Duration, cancel func()) {

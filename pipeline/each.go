@@ -10,8 +10,9 @@ import (
 
 // Each is a sink for programs that act on one item at a time, such as a call of an API. fn is called for a batch's items
 // in order, one at a time, and tried again as retry.DefaultPolicy says. What it returns decides about the item as it
-// does in Map; an item that has to wait keeps those behind it waiting, so order is kept. A Config.Batch of few items and
-// little delay suits it best.
+// does in Map; an item that has to wait keeps those behind it waiting, so order is kept. One that is to wait longer than
+// a second, by holdfast.RetryAfter, waits for as long as fn asks for it, and is no attempt the less. A Config.Batch of few
+// items and little delay suits it best.
 func Each[T any](fn func(context.Context, holdfast.Item[T]) error) Sink[T] { return each[T](fn) }
 
 type each[T any] func(context.Context, holdfast.Item[T]) error
@@ -31,6 +32,9 @@ func (fn each[T]) Write(ctx context.Context, b holdfast.Batch[T]) error {
 		if err == nil || errors.Is(err, holdfast.ErrSkip) {
 			continue
 		}
+		if asksToWait(err) {
+			err = holdfast.Hold(err) // The pipeline waits, as it knows who is drained meanwhile.
+		}
 		if refused[i] = err; !waits(ctx, err) {
 			continue
 		}
@@ -45,6 +49,12 @@ func (fn each[T]) Write(ctx context.Context, b holdfast.Batch[T]) error {
 	return &holdfast.BatchError{Items: refused}
 }
 
+// asksToWait tells whether err asks for a wait that is too long to be spent within a Write.
+func asksToWait(err error) bool {
+	d, ok := holdfast.RetryDelay(err)
+	return ok && d > maxProbeWait && !holdfast.IsPermanent(err)
+}
+
 // one acts on an item. When any of the attempts may have done it, the error is ambiguous.
 func (fn each[T]) one(ctx context.Context, item holdfast.Item[T]) (err error) {
 	ambiguous := false
@@ -56,9 +66,10 @@ func (fn each[T]) one(ctx context.Context, item holdfast.Item[T]) (err error) {
 			err = holdfast.Ambiguous(err)
 		}
 	}()
-	return retry.Do(ctx, retry.Policy{}, func(ctx context.Context) error {
+	policy := retry.Policy{Retryable: func(err error) bool { return !asksToWait(err) }}
+	return retry.Do(ctx, policy, func(ctx context.Context) error {
 		err := fn(ctx, item)
-		ambiguous = err != nil && (ambiguous || holdfast.IsAmbiguous(err))
+		ambiguous = staysUnsure(ambiguous, err)
 		return err
 	})
 }

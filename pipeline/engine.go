@@ -26,6 +26,7 @@ type engine struct {
 	started  time.Time
 	limit    limiter
 	troubles *troubles
+	teller   teller
 	claims   registry
 	counts   counts
 }
@@ -45,16 +46,20 @@ func (c *counts) letter(reason dlq.Reason) {
 
 func newEngine(cfg Config, group string) *engine {
 	log := cfg.Logger.With(slog.String("pipeline", cfg.Name))
-	return &engine{
-		cfg:      cfg,
-		group:    group,
-		log:      log,
-		started:  time.Now(),
-		limit:    newLimiter(cfg.MaxLettersPerSecond),
-		troubles: newTroubles(log),
-		counts:   counts{letters: make(map[dlq.Reason]uint64)},
+	e := &engine{
+		cfg:     cfg,
+		group:   group,
+		log:     log,
+		started: time.Now(),
+		limit:   newLimiter(cfg.MaxLettersPerSecond),
+		teller:  teller{listen: cfg.OnEvent, log: log},
+		counts:  counts{letters: make(map[dlq.Reason]uint64)},
 	}
+	e.troubles = newTroubles(log, e.tell)
+	return e
 }
+
+func (e *engine) tell(event Event) { e.teller.tell(event) }
 
 // now is the engine's monotonic clock, in nanoseconds.
 func (e *engine) now() int64 { return int64(time.Since(e.started)) }

@@ -1,15 +1,10 @@
 package pipeline
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
-	"log/slog"
-	"maps"
 	"net/http"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -47,7 +42,7 @@ func (p *Pipeline) Health() Health {
 			if s.OldestAge > p.engine.cfg.StallAfter {
 				h.Troubles = append(h.Troubles, Trouble{
 					Place: fmt.Sprintf("%s/%d", s.Topic, s.Partition),
-					Why:   fmt.Sprintf("stalled: offset %d has been in flight for %v", s.OldestOffset, s.OldestAge.Round(time.Second)),
+					Why:   fmt.Sprintf("stalled: offset %d has been in flight for %v, now at %s", s.OldestOffset, s.OldestAge.Round(time.Second), s.OldestStage),
 					Since: time.Now().Add(-s.OldestAge),
 				})
 			}
@@ -71,68 +66,4 @@ func (p *Pipeline) HealthHandler() http.Handler {
 		}
 		_ = json.NewEncoder(w).Encode(h) // The client went away.
 	})
-}
-
-// troubles are the places where messages wait at the moment.
-type troubles struct {
-	log *slog.Logger
-
-	mu sync.Mutex
-	at map[string]trouble
-}
-
-type trouble struct {
-	kind  string
-	err   error
-	since time.Time
-}
-
-func newTroubles(log *slog.Logger) *troubles {
-	return &troubles{log: log, at: make(map[string]trouble)}
-}
-
-// set notes what messages wait for at a place, and logs it when its kind is new.
-func (t *troubles) set(place, kind string, err error) {
-	t.mu.Lock()
-	was, known := t.at[place]
-	since := time.Now()
-	if known {
-		since = was.since
-	}
-	t.at[place] = trouble{kind, err, since}
-	t.mu.Unlock()
-	if was.kind != kind {
-		t.log.Warn("messages are waiting", slog.String("place", place), slog.String("why", kind), slog.Any("err", err))
-	}
-}
-
-// clear notes that nothing waits at a place any more.
-func (t *troubles) clear(place string) {
-	t.mu.Lock()
-	was, known := t.at[place]
-	delete(t.at, place)
-	t.mu.Unlock()
-	if known {
-		t.log.Info("messages move again", slog.String("place", place), slog.String("why", was.kind), slog.Duration("waited", time.Since(was.since)))
-	}
-}
-
-// clearPlace forgets a claim's places when the claim is given up.
-func (t *troubles) clearPlace(prefix string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	maps.DeleteFunc(t.at, func(place string, _ trouble) bool {
-		return strings.HasPrefix(place, prefix+" ")
-	})
-}
-
-func (t *troubles) list() []Trouble {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	list := make([]Trouble, 0, len(t.at))
-	for place, at := range t.at {
-		list = append(list, Trouble{Place: place, Why: at.kind + ": " + errorText(at.err), Since: at.since})
-	}
-	slices.SortFunc(list, func(a, b Trouble) int { return cmp.Compare(a.Place, b.Place) })
-	return list
 }

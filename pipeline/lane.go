@@ -3,441 +3,276 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"slices"
+	"hash/maphash"
 	"sync"
-	"time"
+	"sync/atomic"
 
 	"github.com/holdfast-io/holdfast"
-	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/dlq"
-	"github.com/holdfast-io/holdfast/retry"
 )
 
-var errNoReason = errors.New("pipeline: the sink refused the item and did not say why")
-
-// lane gathers the items of many claims into batches and writes them to the sink, one at a time, so that a claim's
-// order is kept through every retry. The messages of a pipeline take one lane, those on their way home another.
-//
-// A batch whose fate is unknown while the circuit is open is held aside: it is the next to be written once the circuit
-// admits a call, and what comes after it must not be written before it, but may be dead-lettered.
+// lane is a line of messages of one claim that do not overtake each other: all of a partition's, or those of some of its
+// keys. One goroutine takes them through the stages, one after the other. What the stages make of them queues at the
+// outlet, which has the items of a lane in no more than one batch at a time.
 type lane[T any] struct {
-	engine   *engine
-	sink     Sink[T]
-	gate     *gate
-	place    string // Its name in health.
-	patience time.Duration
-	outage   outage
+	walk
+	run     call[holdfast.Message, T]
+	outlet  *outlet[T]
+	ordered bool        // False: its items may be in several batches at a time.
+	feed    chan flight // Nil when the claim's own goroutine brings the messages.
 
-	kick chan struct{} // Holds a token when the writer has something to look at.
+	// rejected are messages that a stage's open circuit is to dead-letter, see settleRejected.
+	rejected  []flight
+	rejection rejection
 
-	mu      sync.Mutex
-	current *batch[T]
-
-	// The writer's own.
-	held      *batch[T]
-	heldWhy   error // Why it could not be written the last time.
-	heldTries int
-	heldNext  time.Time // No try before.
+	// line is the outlet's.
+	line line[T]
 }
 
-func newLane[T any](e *engine, sink Sink[T], patience time.Duration, place string) *lane[T] {
-	inside, _ := sink.(circuit)
-	return &lane[T]{
-		engine: e, sink: sink, gate: newGate(inside), place: place, patience: patience,
-		kick: make(chan struct{}, 1), current: newBatch[T](),
+// walk is where a lane's goroutine is. A stage knows its lane by it.
+type walk struct {
+	claim *claim
+	n     atomic.Int64         // The number of the message at hand.
+	stage atomic.Pointer[step] // Where it is.
+}
+
+// flight is a message on its way through the stages.
+type flight struct {
+	message *holdfast.Message
+	n       int
+	fetch   *fetch
+}
+
+// fetch is what one Fetch has returned.
+type fetch struct {
+	// uncharged is its size, until an item is charged with it: one message that is kept keeps all of it in memory.
+	uncharged atomic.Int64
+}
+
+// lanes are a claim's. Partition order has one, which the claim's own goroutine walks.
+type lanes[T any] struct {
+	all   []*lane[T]
+	seed  maphash.Seed
+	order Order
+	turn  int
+	work  sync.WaitGroup
+}
+
+func openLanes[T any](ctx context.Context, c *claim, run call[holdfast.Message, T], o *outlet[T]) *lanes[T] {
+	cfg := c.engine.cfg
+	ls := &lanes[T]{order: cfg.Order, seed: maphash.MakeSeed()}
+	count, shared := 1, (chan flight)(nil)
+	if cfg.Order != ByPartition {
+		count = cfg.Lanes
 	}
-}
-
-// add puts an item into the current batch. It waits while that is full and not yet taken, and returns errStopped when
-// the item's claim is drained meanwhile.
-func (l *lane[T]) add(item holdfast.Item[T], m mark, size int) error {
-	limits := l.engine.cfg.Batch
-	for {
-		l.mu.Lock()
-		b := l.current
-		if fits := b.fits(size, limits); fits {
-			b.add(item, m, size, limits)
-			notable := len(b.items) == 1 || b.due
-			l.mu.Unlock()
-			if notable {
-				l.nudge()
-			}
-			return nil
+	if cfg.Order == Unordered {
+		shared = make(chan flight)
+	}
+	for range count {
+		l := &lane[T]{run: run, outlet: o, ordered: cfg.Order != Unordered, feed: shared}
+		l.claim = c
+		l.rejection.over = make(chan struct{}, 1)
+		if cfg.Order == ByKey {
+			l.feed = make(chan flight, laneBuffer)
 		}
-		b.due = true
-		l.mu.Unlock()
-		l.nudge()
-		select {
-		case <-b.taken:
-		case <-m.claim.closing:
-			return errStopped
+		ls.all = append(ls.all, l)
+	}
+	if cfg.Order != ByPartition {
+		for _, l := range ls.all {
+			ls.work.Go(func() { l.walkOn(ctx) })
 		}
 	}
+	c.mu.Lock()
+	for _, l := range ls.all {
+		c.walks = append(c.walks, &l.walk)
+	}
+	c.mu.Unlock()
+	o.open(ls.all)
+	return ls
 }
 
-// flush has the current batch written without waiting for more, and has the writer look which claims are drained.
-func (l *lane[T]) flush() {
-	l.mu.Lock()
-	l.current.due = true
-	l.mu.Unlock()
-	l.nudge()
-}
+// laneBuffer is how many messages may wait for their lane, so that one that is slow does not stop the others at once.
+const laneBuffer = 64
 
-func (l *lane[T]) nudge() {
+// take takes a message to its lane. It returns errStopped when the claim is drained first; then the message is handed back.
+func (ls *lanes[T]) take(ctx context.Context, f flight) error {
+	if ls.order == ByPartition {
+		return ls.all[0].through(ctx, f)
+	}
+	c := ls.all[0].claim
 	select {
-	case l.kick <- struct{}{}:
-	default:
+	case ls.of(f.message).feed <- f:
+		return nil
+	case <-c.closing:
+		c.handBack(f.n)
+		return errStopped
 	}
 }
 
-// run writes batches until ctx ends.
-func (l *lane[T]) run(ctx context.Context) {
-	var watch sync.WaitGroup
-	defer watch.Wait()
-	defer l.noneHeld() // Its claims are gone, or nothing would end.
-	defer l.engine.troubles.clear(l.place)
-	watch.Go(func() { l.gate.watch(ctx, func() { l.engine.troubles.clear(l.place) }) })
-	for ctx.Err() == nil {
-		b, wait := l.next()
-		if b != nil {
-			l.settle(ctx, b)
-			continue
+func (ls *lanes[T]) of(m *holdfast.Message) *lane[T] {
+	if ls.order == ByKey && m.Key != nil {
+		return ls.all[maphash.Bytes(ls.seed, m.Key)%uint64(len(ls.all))]
+	}
+	ls.turn++
+	return ls.all[ls.turn%len(ls.all)]
+}
+
+// idle has the claim's own lane write its letters before its goroutine waits for something else.
+func (ls *lanes[T]) idle(ctx context.Context) error {
+	if ls.order == ByPartition {
+		return ls.all[0].settleRejected(ctx)
+	}
+	return nil
+}
+
+// close waits until what the lanes were given is handed on or back. The claim's drain has begun.
+func (ls *lanes[T]) close(ctx context.Context) {
+	_ = ls.idle(ctx)
+	switch ls.order {
+	case Unordered:
+		close(ls.all[0].feed)
+	case ByPartition: // Its lane is not fed.
+	case ByKey:
+		for _, l := range ls.all {
+			close(l.feed)
 		}
-		var ready <-chan struct{}
-		l.releaseHeld()
-		if l.held != nil {
-			again := time.Until(l.heldNext)
-			if again <= 0 && !l.gate.isOpen() {
-				l.tryHeld(ctx)
+	}
+	ls.work.Wait()
+}
+
+// walkOn takes what the lane is fed through the stages until the feed is closed.
+func (l *lane[T]) walkOn(ctx context.Context) {
+	for {
+		var f flight
+		var ok bool
+		select {
+		case f, ok = <-l.feed:
+		default:
+			_ = l.settleRejected(ctx) // Stopped, it hands its messages back; the next message will say so, too.
+			f, ok = <-l.feed
+		}
+		if !ok {
+			return
+		}
+		_ = l.through(ctx, f)
+	}
+}
+
+// through takes one message through the stages and settles it, hands it on, or has a letter written. It returns
+// errStopped when the claim is drained first; the message is then handed back.
+func (l *lane[T]) through(ctx context.Context, f flight) error {
+	c := l.claim
+	if c.draining() {
+		c.handBack(f.n)
+		return errStopped
+	}
+	l.n.Store(int64(f.n))
+	out, err := l.runStages(ctx, *f.message)
+	l.stage.Store(nil)
+	var failed *failure
+	if err != nil && errors.As(err, &failed) && failed.reason == dlq.CircuitOpen {
+		l.reject(f, failed)
+		return nil
+	}
+	if stopped := l.settleRejected(ctx); stopped != nil {
+		c.handBack(f.n)
+		return stopped
+	}
+	switch {
+	case err == nil:
+		return l.deliver(f, out)
+	case errors.Is(err, holdfast.ErrSkip):
+		l.skip(f)
+		return nil
+	case failed != nil:
+		c.bury(grave{mark: mark{claim: c, n: f.n}, letter: c.engine.letter(f.message, failed), values: 1})
+		return nil //nolint:nilerr // The letter tells of it.
+	}
+	c.handBack(f.n)
+	return errStopped
+}
+
+// reject has a letter about a message written that a stage's open circuit rejected.
+func (l *lane[T]) reject(f flight, why *failure) {
+	c := l.claim
+	l.rejected = append(l.rejected, f)
+	l.rejection.add(1)
+	c.bury(grave{
+		mark: mark{claim: c, n: f.n}, letter: c.engine.letter(f.message, why), values: 1,
+		rejection: &l.rejection, open: why.open,
+	})
+}
+
+// settleRejected waits for the letters of the rejected messages, before anything that came later is delivered: those
+// that cannot be written, or whose circuit has closed, are recalled and tried again first. It returns errStopped when the
+// claim is drained meanwhile; they are then handed back.
+func (l *lane[T]) settleRejected(ctx context.Context) error {
+	for len(l.rejected) > 0 {
+		<-l.rejection.over
+		recalled := l.rejection.recalls()
+		flights := l.rejected
+		l.rejected = nil
+		var stopped error
+		for _, f := range flights {
+			if _, again := recalled[mark{claim: l.claim, n: f.n}]; !again {
 				continue
 			}
-			if ready = l.gate.ready(); again > 0 {
-				ready, wait = nil, min(wait, again)
+			if stopped != nil {
+				l.claim.handBack(f.n)
+				continue
 			}
+			stopped = l.through(ctx, f)
 		}
-		sleep(ctx, wait, l.kick, ready)
+		if stopped != nil {
+			return stopped
+		}
 	}
+	return nil
 }
 
-// next takes the current batch if it is due, and otherwise says when it will be.
-func (l *lane[T]) next() (*batch[T], time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.renew()
-	b := l.current
-	if len(b.items) == 0 {
-		return nil, forever
+// runStages runs the stages with the context that the program makes for the message.
+func (l *lane[T]) runStages(ctx context.Context, m holdfast.Message) (values[T], error) {
+	if l.claim.engine.cfg.Context == nil {
+		return l.run(ctx, &l.walk, m)
 	}
-	if left := l.engine.cfg.Batch.Delay - time.Since(b.began); left > 0 && !b.due {
-		return nil, left
+	traced, err := l.claim.engine.context(ctx, m)
+	if err != nil {
+		return values[T]{}, err
 	}
-	l.current = newBatch[T]()
-	close(b.taken)
-	b.span()
-	return b, 0
+	return l.run(traced, &l.walk, m)
 }
 
-// renew replaces the current batch when all of it was handed back, so that those who wait for it to be taken go on. It
-// needs the lock.
-func (l *lane[T]) renew() {
-	if b := l.current; b.due && len(b.items) == 0 {
-		l.current = newBatch[T]()
-		close(b.taken)
+// deliver hands the values that the stages made of a message to the outlet.
+func (l *lane[T]) deliver(f flight, out values[T]) error {
+	if !out.several {
+		return l.add(f, 0, out.one)
 	}
+	if len(out.many) == 0 {
+		l.skip(f)
+		return nil
+	}
+	l.claim.expect(f.n, len(out.many))
+	for i, v := range out.many {
+		if err := l.add(f, i, v); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// settle writes b until all of it is stored, dead-lettered, held aside, or handed back because its claims are drained.
-func (l *lane[T]) settle(ctx context.Context, b *batch[T]) {
-	b.release(false)
-	for tries := 1; len(b.items) > 0; tries++ {
-		err := l.write(ctx, b)
-		if err == nil || ctx.Err() != nil {
-			return
-		}
-		rejected := errors.Is(err, breaker.ErrCircuitOpen)
-		switch {
-		case holdfast.IsHold(err):
-			l.engine.troubles.set(l.place, "held", err)
-			l.wait(ctx, b, backoff(tries, err), nil)
-		case rejected && b.ambiguous && l.gate.shown():
-			l.hold(b, err)
-			return
-		case rejected && !b.ambiguous:
-			l.rejected(ctx, b, tries, err)
-		case holdfast.IsPermanent(err) && !b.ambiguous:
-			l.buryAll(b, &failure{reason: permanentReason(err), stage: sinkStage, attempts: tries, err: err})
-			return
-		default: // The sink fails, and no circuit has opened for it yet.
-			l.engine.troubles.set(l.place, "failing", err)
-			l.wait(ctx, b, backoff(tries, err), nil)
-		}
+func (l *lane[T]) add(f flight, index int, v T) error {
+	size := 0
+	if f.fetch.uncharged.Load() > 0 {
+		size = int(f.fetch.uncharged.Swap(0))
 	}
-	if l.gate.ready(); !l.gate.isOpen() { // Otherwise the gate tells when it ends.
-		l.engine.troubles.clear(l.place)
-	}
-}
-
-// write hands b to the sink, a held batch before it, and settles what the sink has answered for. What is left of b was
-// not stored for the reason returned; nil means that nothing is left.
-func (l *lane[T]) write(ctx context.Context, b *batch[T]) error {
-	if l.held != nil && b != l.held {
-		if !l.gate.isOpen() && time.Now().After(l.heldNext) {
-			l.tryHeld(ctx)
-		}
-		if l.held != nil {
-			return behindHeld(l.heldWhy)
-		}
-	}
-	err := writeTo(ctx, l.sink, holdfast.Batch[T]{Spans: slices.Clone(b.spans), Items: slices.Clone(b.items)})
-	refused, ambiguous := verdict(err)
-	switch {
-	case ambiguous:
-		b.wholly, b.ambiguous = true, true
-	case err == nil:
-		l.answered()
-		l.settled(b.items, b.marks)
-		b.items, b.marks = nil, nil
-	case refused != nil:
-		if err = l.refused(ctx, b, refused); !errors.Is(err, breaker.ErrCircuitOpen) {
-			l.answered()
-		}
+	err := l.outlet.add(l, holdfast.Item[T]{Source: f.message, Index: index, Value: v}, mark{claim: l.claim, n: f.n}, size)
+	if err != nil {
+		l.claim.handBack(f.n)
 	}
 	return err
 }
 
-// refusal is the error of item i, nil if it is stored.
-func refusal(e *holdfast.BatchError, i int) error {
-	err, named := e.Items[i]
-	if named && err == nil {
-		return errNoReason
-	}
-	return err
-}
-
-// verdict tells what an error of a sink says of its batch: which items it refused, the others being stored, or that
-// nobody knows.
-func verdict(err error) (refused *holdfast.BatchError, ambiguous bool) {
-	for e := err; e != nil; e = errors.Unwrap(e) {
-		if r, ok := e.(*holdfast.BatchError); ok { //nolint:errorlint // What stands around it counts, so it is unwrapped here.
-			return r, false
-		}
-		if a, ok := e.(interface{ Ambiguous() bool }); ok && a.Ambiguous() {
-			return nil, true
-		}
-	}
-	return nil, holdfast.IsAmbiguous(err)
-}
-
-// answered notes that the sink has taken a batch, whatever it refused of it.
-func (l *lane[T]) answered() {
-	l.outage.end()
-	l.engine.counts.batches.Add(1)
-	l.engine.troubles.clear(l.place)
-}
-
-// settled counts and settles stored items.
-func (l *lane[T]) settled(items []holdfast.Item[T], marks []mark) {
-	l.engine.counts.stored.Add(uint64(len(items)))
-	var redriven uint64
-	for i := range items {
-		if items[i].Source.Letter != nil {
-			redriven++
-		}
-	}
-	l.engine.counts.redriven.Add(redriven)
-	settleMarks(marks)
-}
-
-// refused settles what a sink stored of b, and has the claims dead-letter what it refused. Items that were refused for a
-// reason that is not their own stay in b, and the error of one of them is returned; nil means that nothing is left.
-func (l *lane[T]) refused(ctx context.Context, b *batch[T], e *holdfast.BatchError) error {
-	var (
-		graves []grave
-		again  error
-		stored batch[T]
-		left   = batch[T]{ambiguous: b.wholly}
-	)
-	for i, item := range b.items {
-		m, err := b.marks[i], refusal(e, i)
-		m.unsure = m.unsure || holdfast.IsAmbiguous(err)
-		switch {
-		case err == nil:
-			stored.push(item, m)
-		case waits(ctx, err) || m.unsure:
-			left.push(item, m)
-			left.ambiguous = left.ambiguous || m.unsure
-			if again == nil || holdfast.IsHold(err) { // What is held must not be treated as rejected.
-				again = err
-			}
-		default:
-			graves = l.dig(graves, item, m, itemFailure(err))
-		}
-	}
-	l.settled(stored.items, stored.marks)
-	b.items, b.marks, b.ambiguous = left.items, left.marks, left.ambiguous
-	toClaims(graves)
-	return again
-}
-
-// itemFailure is what it means that a sink refused one item.
-func itemFailure(err error) *failure {
-	f := &failure{reason: dlq.RetriesExhausted, stage: sinkStage, attempts: 1, err: err}
-	if tried, ok := errors.AsType[*retry.Error](err); ok {
-		f.attempts, f.err = tried.Attempts, tried.Err
-	}
-	switch _, panicked := errors.AsType[*PanicError](err); {
-	case panicked:
-		f.reason = dlq.Panicked
-	case holdfast.IsPermanent(err):
-		f.reason = permanentReason(err)
-	}
-	return f
-}
-
-// rejected waits while the circuit is open, or dead-letters b once it has been open for long enough.
-func (l *lane[T]) rejected(ctx context.Context, b *batch[T], tries int, err error) {
-	left := l.patience - l.outage.length(l.patience)
-	l.engine.troubles.set(l.place, "circuit open", err)
-	ready := l.gate.ready() // Also ends the trouble when the outage ends.
-	switch {
-	case l.patience >= 0 && left <= 0 && l.isOpen(err):
-		l.buryRejected(ctx, b, err)
-	case !l.gate.isOpen(): // Busy probing, or another circuit than the one that is shown.
-		l.wait(ctx, b, min(backoff(tries, err), maxProbeWait), nil)
-	case l.patience >= 0:
-		l.wait(ctx, b, left, ready)
-	default:
-		l.wait(ctx, b, forever, ready)
-	}
-}
-
-// isOpen tells whether the circuit that rejected the batch is open, and not merely busy probing.
-func (l *lane[T]) isOpen(err error) bool {
-	if open, ok := errors.AsType[*breaker.OpenError](err); ok && !l.gate.shown() {
-		return open.State == breaker.Open
-	}
-	return !l.gate.shown() || l.gate.isOpen()
-}
-
-// buryRejected dead-letters b in small steps for as long as the circuit is open. What is left of b is written.
-func (l *lane[T]) buryRejected(ctx context.Context, b *batch[T], why error) {
-	f := &failure{reason: dlq.CircuitOpen, stage: sinkStage, err: why}
-	if open, ok := errors.AsType[*breaker.OpenError](why); ok {
-		f.circuit = open.Name
-	}
-	place := l.place + " dead letters"
-	defer l.engine.troubles.clear(place)
-	for tries := 0; len(b.items) > 0 && ctx.Err() == nil && l.isOpen(why); {
-		step := min(len(b.items), l.engine.limit.step())
-		delay, cancel := l.engine.limit.reserve(step)
-		if delay > 0 && !l.wait(ctx, b, delay, nil) {
-			cancel()
-			continue
-		}
-		var graves []grave
-		for i, item := range b.items[:step] {
-			graves = l.dig(graves, item, b.marks[i], f)
-		}
-		left, err := l.engine.bury(ctx, graves)
-		b.drop(step, left)
-		if err == nil {
-			tries = 0
-			b.release(true)
-			continue
-		}
-		tries++
-		l.engine.troubles.set(place, "cannot be written", err)
-		l.wait(ctx, b, backoff(tries, err), nil)
-		if !l.gate.shown() {
-			return // Only another attempt tells whether the circuit is still open.
-		}
-	}
-}
-
-// buryAll has the claims dead-letter all of b.
-func (l *lane[T]) buryAll(b *batch[T], f *failure) {
-	l.answered()
-	var graves []grave
-	for i, item := range b.items {
-		graves = l.dig(graves, item, b.marks[i], f)
-	}
-	b.items, b.marks = nil, nil
-	toClaims(graves)
-}
-
-// dig appends a grave for an item. Values of one message that fail together get one letter.
-func (l *lane[T]) dig(graves []grave, item holdfast.Item[T], m mark, f *failure) []grave {
-	if last := len(graves) - 1; last >= 0 && graves[last].mark == m {
-		graves[last].values++
-		return graves
-	}
-	return append(graves, grave{mark: m, letter: l.engine.letter(item.Source, f), values: 1})
-}
-
-// hold sets b aside until the circuit admits a call.
-func (l *lane[T]) hold(b *batch[T], err error) {
-	l.engine.troubles.clear(l.place) // That is where it waits now:
-	l.engine.troubles.set(l.heldPlace(), "held while the circuit is open, as it may be stored already", err)
-	l.held, l.heldWhy, l.heldTries, l.heldNext = b, err, 0, time.Time{}
-}
-
-// tryHeld writes the held batch once. It is no longer held when its fate is known.
-func (l *lane[T]) tryHeld(ctx context.Context) {
-	l.releaseHeld()
-	if l.held == nil {
-		return
-	}
-	err := l.write(ctx, l.held)
-	if err == nil {
-		l.noneHeld()
-		return
-	}
-	l.heldTries++
-	pause := backoff(l.heldTries, err)
-	if errors.Is(err, breaker.ErrCircuitOpen) {
-		pause = min(pause, maxProbeWait)
-	}
-	l.heldWhy, l.heldNext = err, time.Now().Add(pause)
-	l.engine.troubles.set(l.heldPlace(), "held, as it may be stored already", err)
-}
-
-// releaseHeld gives the held batch up when all of its claims are gone.
-func (l *lane[T]) releaseHeld() {
-	if l.held == nil {
-		return
-	}
-	if l.held.release(false); len(l.held.items) == 0 {
-		l.noneHeld()
-	}
-}
-
-func (l *lane[T]) noneHeld() {
-	l.held, l.heldWhy = nil, nil
-	l.engine.troubles.clear(l.heldPlace())
-}
-
-// heldPlace names the held batch in health.
-func (l *lane[T]) heldPlace() string { return l.place + ", held batch" }
-
-// wait waits for d or until ready is closed, and tells whether it came to that with b as it was. Claims that begin to
-// drain do not wait with it: what they have in b, or in the batch that is being gathered behind it, is handed back, and
-// when nothing of b is left the waiting is over.
-func (l *lane[T]) wait(ctx context.Context, b *batch[T], d time.Duration, ready <-chan struct{}) bool {
-	deadline := time.Now().Add(d)
-	had := len(b.items)
-	for {
-		b.release(true)
-		l.mu.Lock()
-		l.current.release(true)
-		l.renew()
-		l.mu.Unlock()
-		if len(b.items) == 0 || ctx.Err() != nil {
-			return false
-		}
-		left := time.Until(deadline)
-		if left <= 0 || isClosed(ready) {
-			return len(b.items) == had
-		}
-		sleep(ctx, left, l.kick, ready)
-	}
+func (l *lane[T]) skip(f flight) {
+	l.claim.engine.counts.skipped.Add(1)
+	l.claim.settle(f.n)
 }

@@ -24,16 +24,20 @@ var errDrainOver = errors.New("pipeline: Config.DrainTimeout is spent")
 // It is made by New. Its methods are safe for concurrent use; Run may be called once.
 type Pipeline struct {
 	engine  *engine
+	gate    *gate
 	routes  []route
 	started atomic.Bool
 	running atomic.Bool
 }
 
-// route is a source, how its claims are served, and the lane that takes what the stages made.
+// homeSink is the sink's name in health for letters on their way home.
+const homeSink = "sink of letters on their way home"
+
+// route is a source, how its claims are served, and the outlet that takes what the stages made.
 type route struct {
 	source Source
 	serve  func(context.Context, holdfast.Claim) error
-	lane   func(context.Context)
+	outlet func(context.Context)
 }
 
 // New builds a pipeline. It does no I/O. The error names everything that is wrong with the arguments.
@@ -65,26 +69,28 @@ func New[T any](source Source, stages Stage[holdfast.Message, T], sink Sink[T], 
 	}
 	e := newEngine(cfg, group)
 	run := stages.bind(e)
-	p := &Pipeline{engine: e, routes: []route{newRoute(e, source, run, newLane(e, sink, cfg.DeadLetterAfter, "sink"), false)}}
+	inside, _ := sink.(circuit)
+	p := &Pipeline{engine: e, gate: newGate(inside)}
+	addRoute(p, source, newOutlet(e, sink, p.gate, cfg.DeadLetterAfter, cfg.Batch.Writers, sinkStage), run, false)
 
 	home, err := wayHome(kin, cfg, group)
 	if err != nil {
 		return nil, err
 	}
 	if home != nil {
-		p.routes = append(p.routes, newRoute(e, home, run, newLane(e, sink, -1, "sink of letters on their way home"), true))
+		addRoute(p, home, newOutlet(e, sink, p.gate, -1, 1, homeSink), run, true)
 	}
 	return p, nil
 }
 
-func newRoute[T any](e *engine, source Source, run call[holdfast.Message, T], l *lane[T], home bool) route {
-	return route{
+func addRoute[T any](p *Pipeline, source Source, o *outlet[T], run call[holdfast.Message, T], home bool) {
+	p.routes = append(p.routes, route{
 		source: source,
 		serve: func(ctx context.Context, c holdfast.Claim) error {
-			return serve(ctx, e, c, run, l, home)
+			return serve(ctx, p.engine, c, run, o, home)
 		},
-		lane: l.run,
-	}
+		outlet: o.run,
+	})
 }
 
 // wayHome is the source that brings this group's letters of an open circuit back, nil if there is none: letters stay by
@@ -132,10 +138,17 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		context.AfterFunc(hard, func() { timer.Stop() })
 	})()
 
-	var lanes, sources sync.WaitGroup
+	var helpers, sources sync.WaitGroup
+	helpers.Go(func() {
+		p.gate.run(hard, func() {
+			p.engine.troubles.clear(sinkStage, nil)
+			p.engine.troubles.clear(homeSink, nil)
+		})
+	})
+	helpers.Go(func() { p.checkDeadLetters(ctx) })
 	errs := make([]error, len(p.routes))
 	for i, r := range p.routes {
-		lanes.Go(func() { r.lane(hard) })
+		helpers.Go(func() { r.outlet(hard) })
 		sources.Go(func() {
 			defer stop() // One source that ends, ends all.
 			errs[i] = r.source.Consume(ctx, func(claimed context.Context, c holdfast.Claim) error {
@@ -147,8 +160,38 @@ func (p *Pipeline) Run(ctx context.Context) error {
 	}
 	sources.Wait()
 	end(nil)
-	lanes.Wait()
+	helpers.Wait()
 	return errors.Join(errs...)
+}
+
+// checkDeadLetters asks the dead-letter queue, if it offers that, whether letters can be written, and says so in health
+// until they can: better now than with the first letter.
+func (p *Pipeline) checkDeadLetters(ctx context.Context) {
+	queue, ok := p.engine.cfg.DeadLetters.(interface{ Check(context.Context) error })
+	if !ok {
+		return
+	}
+	const place = "dead-letter queue"
+	defer p.engine.troubles.clear(place, nil)
+	for tries := 1; ctx.Err() == nil; tries++ {
+		err := check(ctx, queue.Check)
+		if err == nil {
+			return
+		}
+		if ctx.Err() == nil {
+			p.engine.troubles.set(place, nil, "cannot be used", err)
+			sleep(ctx, backoff(tries, err), nil, nil)
+		}
+	}
+}
+
+func check(ctx context.Context, ask func(context.Context) error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = newPanicError(r)
+		}
+	}()
+	return ask(ctx)
 }
 
 // withCause derives from ctx a context that also ends when other does, with other's cause.

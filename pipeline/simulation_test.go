@@ -249,6 +249,7 @@ func (s *simulation) work(ctx context.Context, m holdfast.Message) (int, error) 
 	case 0, 1, 2:
 		return 0, errAway
 	case 3:
+		delete(s.unsure, lifeOf(&m)) // Its last word.
 		return 0, holdfast.Permanent(errAway)
 	case 4:
 		return 0, holdfast.Hold(errAway)
@@ -310,7 +311,6 @@ func (s *simulation) part(items []holdfast.Item[int], from, kept int, why error)
 	refused := make(map[int]error)
 	for i, item := range items {
 		switch {
-		case s.has(item): // A repetition is recognised.
 		case isRefused(item):
 			refused[i] = holdfast.Permanent(errAway)
 		case i >= from:
@@ -322,12 +322,6 @@ func (s *simulation) part(items []holdfast.Item[int], from, kept int, why error)
 		return nil
 	}
 	return &holdfast.BatchError{Items: refused}
-}
-
-func (s *simulation) has(item holdfast.Item[int]) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.stored[lifeOf(item.Source)]
 }
 
 func isRefused(item holdfast.Item[int]) bool { return item.Value%13 == 5 }

@@ -2,10 +2,8 @@ package pipeline
 
 import (
 	"context"
-	"errors"
 
 	"github.com/holdfast-io/holdfast"
-	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/dlq"
 )
 
@@ -31,11 +29,13 @@ type DeadLetters interface {
 // stored. An error for which holdfast.IsAmbiguous holds says that items may be stored: the same batch is written again
 // until its fate is known. Any other error says that nothing is stored, and speaks of the sink, not of the items: the
 // batch is written again, or, once a circuit is open, treated as Config.DeadLetterAfter says. The sink must not keep
-// the batch after it has returned. Write may be called twice at a time: once for messages, once for letters on their way
-// home. It must return when its context ends.
+// the batch after it has returned. Write is called for several batches at a time (Config.Batch.Writers, one more for
+// letters on their way home, and those whose fate was not known when a circuit opened). It must return when its context
+// ends.
 //
 // A sink with a circuit inside shows it by two more methods, IsOpen() bool and WaitUntilReady(context.Context) error, so
-// that the pipeline can see that it is open and wait until it is not.
+// that the pipeline can see that it is open and wait until it is not. One that wants batches of one partition's messages,
+// with a single span, says so by a method OneSpan() bool.
 type Sink[T any] interface {
 	Write(ctx context.Context, b holdfast.Batch[T]) error
 }
@@ -50,24 +50,12 @@ func writeTo[T any](ctx context.Context, sink Sink[T], b holdfast.Batch[T]) (err
 	return sink.Write(ctx, b)
 }
 
-// waits tells whether an item has to wait because of err, which then is not its own.
-func waits(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || errors.Is(err, breaker.ErrCircuitOpen) || errors.Is(err, breaker.ErrTooManyCalls) ||
-		holdfast.IsHold(err) || holdfast.IsAmbiguous(err)
-}
-
 // validateSink asks a sink of this package for the faults of its making.
 func validateSink[T any](sink Sink[T]) error {
 	if s, ok := sink.(interface{ validate() error }); ok {
 		return s.validate()
 	}
 	return nil
-}
-
-// circuit is what the pipeline sees of a circuit breaker, its own or one inside a sink.
-type circuit interface {
-	IsOpen() bool
-	WaitUntilReady(ctx context.Context) error
 }
 
 // sibling is what a Source offers so that the letters of an open circuit can come home by themselves: its own group's

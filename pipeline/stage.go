@@ -19,9 +19,9 @@ type Stage[A, B any] struct {
 	bind   func(e *engine) call[A, B]
 }
 
-// call runs a stage for one message of c until there are values, or an error that settles the matter: holdfast.ErrSkip,
+// call runs a stage for the message at hand of a lane until there are values, or an error that settles the matter: holdfast.ErrSkip,
 // a *failure, or errStopped.
-type call[A, B any] func(ctx context.Context, c *claim, in A) (values[B], error)
+type call[A, B any] func(ctx context.Context, w *walk, in A) (values[B], error)
 
 // values is what a stage made: one value, as nearly always, or several.
 type values[T any] struct {
@@ -99,14 +99,15 @@ func newStage[A, B any](name string, fn func(context.Context, A) (values[B], err
 	}
 	s.bind = func(e *engine) call[A, B] {
 		step := &step{name: name, breaker: cfg.Breaker, retry: cfg.Retry, timeout: cfg.Timeout}
-		return func(ctx context.Context, c *claim, in A) (values[B], error) {
+		return func(ctx context.Context, w *walk, in A) (values[B], error) {
+			w.stage.Store(step)
 			for t := (trial{}); ; {
-				out, err := try(ctx, step, fn, c, in)
-				if err = step.next(ctx, c, &t, err); err == errAgain { //nolint:errorlint // It is never wrapped.
+				out, err := try(ctx, step, fn, w, in)
+				if err = step.next(ctx, w, &t, err); err == errAgain { //nolint:errorlint // It is never wrapped.
 					continue
 				}
 				if t.waits > 0 {
-					e.troubles.clear(step.place(c))
+					e.troubles.clear(step.place(w), w)
 				}
 				return out, err
 			}
@@ -123,25 +124,25 @@ func Then[A, B, C any](a Stage[A, B], b Stage[B, C]) Stage[A, C] {
 	}
 	s.bind = func(e *engine) call[A, C] {
 		first, second := a.bind(e), b.bind(e)
-		return func(ctx context.Context, c *claim, in A) (values[C], error) {
-			mid, err := first(ctx, c, in)
+		return func(ctx context.Context, w *walk, in A) (values[C], error) {
+			mid, err := first(ctx, w, in)
 			if err != nil {
 				return values[C]{}, err
 			}
 			if !mid.several {
-				return second(ctx, c, mid.one)
+				return second(ctx, w, mid.one)
 			}
-			return onEach(ctx, c, mid.many, second)
+			return onEach(ctx, w, mid.many, second)
 		}
 	}
 	return s
 }
 
 // onEach runs a stage on several values. A value that is skipped leaves; any other error is the message's.
-func onEach[B, C any](ctx context.Context, c *claim, in []B, run call[B, C]) (values[C], error) {
+func onEach[B, C any](ctx context.Context, w *walk, in []B, run call[B, C]) (values[C], error) {
 	all := values[C]{several: true}
 	for _, v := range in {
-		out, err := run(ctx, c, v)
+		out, err := run(ctx, w, v)
 		switch {
 		case errors.Is(err, holdfast.ErrSkip):
 		case err != nil:
@@ -157,8 +158,8 @@ func onEach[B, C any](ctx context.Context, c *claim, in []B, run call[B, C]) (va
 
 // try calls fn through the step's circuit, as often as its policy says, until the claim's drain begins. A panic is
 // returned as a *PanicError, after the circuit has counted it. A skipped message is a success to the circuit. When any of
-// the attempts may have done the work, the error is ambiguous.
-func try[A, B any](ctx context.Context, s *step, fn func(context.Context, A) (B, error), c *claim, in A) (out B, err error) {
+// the attempts may have done the work, and none has settled since whether one did, the error is ambiguous.
+func try[A, B any](ctx context.Context, s *step, fn func(context.Context, A) (B, error), w *walk, in A) (out B, err error) {
 	skip, ambiguous := false, false
 	defer func() {
 		if r := recover(); r != nil {
@@ -171,7 +172,7 @@ func try[A, B any](ctx context.Context, s *step, fn func(context.Context, A) (B,
 		}
 	}()
 	// Retries wait no longer than the claim is open; what runs is not cut short by it.
-	return retry.DoValueThrough(c.open, s.breaker, s.retry, func(context.Context) (B, error) { //nolint:contextcheck // See above.
+	return retry.DoValueThrough(w.claim.open, s.breaker, s.retry, func(context.Context) (B, error) { //nolint:contextcheck // See above.
 		ctx := ctx
 		if s.timeout > 0 {
 			var cancel context.CancelFunc
@@ -183,7 +184,7 @@ func try[A, B any](ctx context.Context, s *step, fn func(context.Context, A) (B,
 			skip = true
 			return v, nil
 		}
-		ambiguous = holdfast.IsAmbiguous(err) || (ambiguous && err != nil)
+		ambiguous = staysUnsure(ambiguous, err)
 		return v, err
 	})
 }

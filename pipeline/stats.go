@@ -33,6 +33,7 @@ type PartitionStats struct {
 	InFlight     int           // Messages fetched and not settled.
 	OldestOffset int64         // The first message in flight, -1 for none.
 	OldestAge    time.Duration // How long it has been in flight.
+	OldestStage  string        // The stage it is in, or "sink" when the stages are done with it; empty for none.
 }
 
 // Stats tells what the pipeline has done.
@@ -103,7 +104,12 @@ func (c *claim) stats(now int64) PartitionStats {
 		s.Lag = max(0, end-s.Settled)
 	}
 	if oldest, ok := c.tracker.oldest(); ok {
-		s.OldestOffset, s.OldestAge = oldest.offset, time.Duration(now-oldest.fetched)
+		s.OldestOffset, s.OldestAge, s.OldestStage = oldest.offset, time.Duration(now-oldest.fetched), sinkStage
+		for _, w := range c.walks {
+			if stage := w.stage.Load(); stage != nil && w.n.Load() == int64(c.tracker.head) {
+				s.OldestStage = stage.name
+			}
+		}
 	}
 	return s
 }

@@ -42,6 +42,7 @@ type failure struct {
 	reason   dlq.Reason
 	stage    string
 	circuit  string
+	open     func() bool // Whether that is open still; nil: nobody can see.
 	attempts int
 	first    time.Time
 	err      error
@@ -66,7 +67,7 @@ func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 // next decides what it means that the attempts ended with err. It returns nil when they succeeded; errAgain, after having
 // waited, when the message is to be tried again; and otherwise the error that ends the matter: holdfast.ErrSkip, a
 // *failure or errStopped.
-func (s *step) next(ctx context.Context, c *claim, t *trial, err error) error {
+func (s *step) next(ctx context.Context, w *walk, t *trial, err error) error {
 	rejected := errors.Is(err, breaker.ErrCircuitOpen)
 	if !rejected {
 		s.outage.end()
@@ -77,7 +78,7 @@ func (s *step) next(ctx context.Context, c *claim, t *trial, err error) error {
 	if t.first.IsZero() {
 		t.first = time.Now()
 	}
-	t.ambiguous = t.ambiguous || holdfast.IsAmbiguous(err)
+	t.ambiguous = staysUnsure(t.ambiguous, err)
 	cause := err
 	panicked, isPanic := errors.AsType[*PanicError](err)
 	if tried, ok := errors.AsType[*retry.Error](err); ok {
@@ -88,14 +89,14 @@ func (s *step) next(ctx context.Context, c *claim, t *trial, err error) error {
 		cause = panicked
 	}
 	switch {
-	case isClosed(c.ended) || (c.draining() && !final(err)):
+	case isClosed(w.claim.ended) || (w.claim.draining() && !final(err)):
 		return errStopped
 	case holdfast.IsHold(err), t.ambiguous && !rejected:
-		return s.hold(c, t, "held", err)
+		return s.hold(w, t, "held", err)
 	case rejected:
-		return s.rejected(ctx, c, t, err)
+		return s.rejected(ctx, w, t, err)
 	case errors.Is(err, breaker.ErrTooManyCalls):
-		return s.hold(c, t, "too many calls", err)
+		return s.hold(w, t, "too many calls", err)
 	case isPanic:
 		return s.fail(t, dlq.Panicked, cause)
 	case holdfast.IsPermanent(err):
@@ -113,10 +114,10 @@ func final(err error) bool {
 }
 
 // hold waits before the next try, no shorter than err asks for.
-func (s *step) hold(c *claim, t *trial, why string, err error) error {
-	c.engine.troubles.set(s.place(c), why, err)
+func (s *step) hold(w *walk, t *trial, why string, err error) error {
+	w.claim.engine.troubles.set(s.place(w), w, why, err)
 	t.waits++
-	return again(c.pause(backoff(t.waits, err)))
+	return again(w.claim.pause(backoff(t.waits, err)))
 }
 
 // again is errAgain unless the waiting for it was stopped.
@@ -128,42 +129,45 @@ func again(stopped error) error {
 }
 
 // rejected waits for the circuit that rejected the message, or ends the waiting.
-func (s *step) rejected(ctx context.Context, c *claim, t *trial, err error) error {
+func (s *step) rejected(ctx context.Context, w *walk, t *trial, err error) error {
 	open, _ := errors.AsType[*breaker.OpenError](err)
 	isOpen := open == nil || open.State == breaker.Open
 	if t.rejected.IsZero() {
 		t.rejected = time.Now()
 	}
-	waited := s.outage.length(c.patience)
+	waited := s.outage.length(w.claim.patience)
 	if !s.breaker.IsOpen() { // It is a circuit inside the function, such as one of many: other messages say nothing of it.
 		waited = time.Since(t.rejected)
 	}
-	left := c.patience - waited
-	if isOpen && c.patience >= 0 && left <= 0 && !t.ambiguous {
+	left := w.claim.patience - waited
+	if isOpen && w.claim.patience >= 0 && left <= 0 && !t.ambiguous {
 		f := s.fail(t, dlq.CircuitOpen, err)
 		if open != nil {
 			f.circuit = open.Name
 		}
+		if s.breaker.IsOpen() {
+			f.open = s.breaker.IsOpen
+		}
 		return f
 	}
-	c.engine.troubles.set(s.place(c), "circuit open", err)
+	w.claim.engine.troubles.set(s.place(w), w, "circuit open", err)
 	t.waits++
 	if !s.breaker.IsOpen() { // Busy probing, or a circuit inside the function.
-		return again(c.pause(min(backoff(t.waits, err), maxProbeWait)))
+		return again(w.claim.pause(min(backoff(t.waits, err), maxProbeWait)))
 	}
-	if c.patience < 0 || t.ambiguous {
+	if w.claim.patience < 0 || t.ambiguous {
 		left = forever
 	}
-	return again(s.wait(ctx, c, left))
+	return again(s.wait(ctx, w, left))
 }
 
 // wait waits until the step's circuit would admit a call, but no longer than limit.
-func (s *step) wait(ctx context.Context, c *claim, limit time.Duration) error {
+func (s *step) wait(ctx context.Context, w *walk, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	defer context.AfterFunc(c.open, cancel)() //nolint:contextcheck // Whichever of the two ends first.
-	_ = s.breaker.WaitUntilReady(ctx)         // Whether it is ready or the limit passed, the next attempt tells.
-	if c.draining() {
+	defer context.AfterFunc(w.claim.open, cancel)() //nolint:contextcheck // Whichever of the two ends first.
+	_ = s.breaker.WaitUntilReady(ctx)               // Whether it is ready or the limit passed, the next attempt tells.
+	if w.claim.draining() {
 		return errStopped
 	}
 	return nil
@@ -174,7 +178,7 @@ func (s *step) fail(t *trial, reason dlq.Reason, err error) *failure {
 }
 
 // place names the step at one claim, for health.
-func (s *step) place(c *claim) string { return c.String() + " stage " + s.name }
+func (s *step) place(w *walk) string { return w.claim.String() + " stage " + s.name }
 
 func permanentReason(err error) dlq.Reason {
 	if _, ok := errors.AsType[*DecodeError](err); ok {

@@ -29,6 +29,9 @@ func (t *tracker) add(offset, fetched int64) int {
 	return n
 }
 
+// fetchedAt is when message n, which is in flight, was fetched.
+func (t *tracker) fetchedAt(n int) int64 { return t.slot(n).fetched }
+
 // expect says that the stages made so many values of message n.
 func (t *tracker) expect(n, values int) { t.slot(n).pending = values }
 

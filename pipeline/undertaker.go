@@ -1,72 +1,145 @@
 package pipeline
 
-import "context"
+import (
+	"context"
+	"slices"
 
-// bury has a letter written, in the background and in the order of the calls. While letters cannot be written the claim
-// takes no message on.
-func (c *claim) bury(g grave) {
+	"github.com/holdfast-io/holdfast/dlq"
+)
+
+// grave is a message in flight, the letter to be written about it, and how many of its values that settles.
+type grave struct {
+	mark
+	letter dlq.Letter
+	values int
+
+	// rejection is set for what an open circuit rejected, and open tells whether that is open still, as far as anybody
+	// can see; nil: nobody can.
+	rejection *rejection
+	open      func() bool
+}
+
+// bury has letters written, in the background. While letters cannot be written the claim takes no message on.
+func (c *claim) bury(graves ...grave) {
 	c.mu.Lock()
-	c.dead = append(c.dead, g)
+	c.dead = append(c.dead, graves...)
+	over := c.buried
 	c.mu.Unlock()
+	if over {
+		c.handBackGraves(nil)
+		return
+	}
 	signal(c.mourn)
 }
 
-// undertake writes the claim's letters until the claim is drained. While the dead-letter queue is away it tries again,
-// with backoff; once the drain has begun, only once, and hands the messages back.
+// undertake writes the claim's letters until the claim is drained, in the order of its messages as far as they wait for
+// each other. While the dead-letter queue is away it tries again, with backoff; once the drain has begun, only once, and
+// hands the messages back. What an open circuit rejected it recalls instead.
 func (c *claim) undertake(ctx context.Context, drained <-chan struct{}) {
 	place := c.String() + " dead letters"
 	for tries := 0; ; {
-		graves := c.nextGraves()
+		graves := c.takeGraves()
 		if len(graves) == 0 {
+			tries = 0
+			c.engine.troubles.clear(place, nil) // What was recalled has not come back.
 			select {
 			case <-c.mourn:
 			case <-drained:
+				c.mu.Lock()
+				c.buried = true
+				c.mu.Unlock()
+				c.handBackGraves(nil) // What has come since.
 				return
 			}
 			continue
 		}
-		delay, cancel := c.engine.limit.reserve(len(graves))
-		if delay > 0 && c.pause(delay) != nil {
+		if delay, cancel := c.engine.limit.reserve(len(graves)); delay > 0 && c.pause(delay) != nil {
 			cancel()
-			c.handBackGraves()
+			c.handBackGraves(graves)
 			continue
 		}
+		graves, recalled := recallable(graves, func(g grave) bool {
+			return (g.open != nil && !g.open()) || g.rejection.hasRecalls() // The others must not overtake those.
+		})
+		c.recall(recalled)
 		left, err := c.engine.bury(ctx, graves)
-		c.closeGraves(len(graves), left)
 		if err == nil {
 			tries = 0
-			c.engine.troubles.clear(place)
+			c.engine.troubles.clear(place, nil)
+			c.putBack(nil)
 			continue
 		}
 		tries++
-		c.engine.troubles.set(place, "cannot be written", err)
+		c.engine.troubles.set(place, nil, "cannot be written", err)
+		if c.draining() {
+			c.handBackGraves(left)
+			continue
+		}
+		left, recalled = recallable(left, func(grave) bool { return true })
+		c.putBack(left)
+		c.recall(recalled)
 		if c.pause(backoff(tries, err)) != nil {
-			c.handBackGraves()
+			c.handBackGraves(nil)
 		}
 	}
 }
 
-func (c *claim) nextGraves() []grave {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.dead[:min(len(c.dead), c.engine.limit.Burst())]
+// recallable divides graves into those that stay and those of an open circuit that are to be tried again.
+func recallable(graves []grave, again func(grave) bool) (stay, recalled []grave) {
+	for _, g := range graves {
+		if g.rejection != nil && again(g) {
+			recalled = append(recalled, g)
+		} else {
+			stay = append(stay, g)
+		}
+	}
+	return stay, recalled
 }
 
-// closeGraves takes out the first n graves but those that are left.
-func (c *claim) closeGraves(n int, left []grave) {
+// takeGraves takes the next ones out, as many as may be written at once.
+func (c *claim) takeGraves() []grave {
 	c.mu.Lock()
-	c.dead = append(left, c.dead[n:]...)
-	c.stuck = len(left) > 0
+	defer c.mu.Unlock()
+	byNumber := func(x, y grave) int { return x.n - y.n }
+	if !slices.IsSortedFunc(c.dead, byNumber) {
+		slices.SortStableFunc(c.dead, byNumber)
+	}
+	n := min(len(c.dead), c.engine.limit.Burst())
+	graves := slices.Clone(c.dead[:n])
+	if c.dead = c.dead[n:]; len(c.dead) == 0 {
+		c.dead = nil
+	}
+	return graves
+}
+
+// putBack puts graves back that are still open. With any, letters cannot be written.
+func (c *claim) putBack(graves []grave) {
+	c.mu.Lock()
+	c.dead = append(graves, c.dead...)
+	c.stuck = len(graves) > 0
 	c.mu.Unlock()
 	signal(c.changed)
 }
 
-func (c *claim) handBackGraves() {
+func (c *claim) recall(graves []grave) {
+	for _, g := range graves {
+		g.rejection.resolve(g.mark, true)
+	}
+}
+
+// handBackGraves hands back the messages of graves, and of all that wait.
+func (c *claim) handBackGraves(graves []grave) {
 	c.mu.Lock()
-	for _, g := range c.dead {
+	graves = append(graves, c.dead...)
+	for _, g := range graves {
 		c.tracker.handBack(g.n)
 	}
-	c.dead = nil
+	c.dead, c.stuck = nil, false
 	c.mu.Unlock()
+	for _, g := range graves {
+		if g.rejection != nil {
+			g.rejection.resolve(g.mark, false)
+		}
+	}
 	signal(c.changed)
 }

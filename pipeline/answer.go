@@ -1,0 +1,66 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/breaker"
+	"github.com/holdfast-io/holdfast/dlq"
+	"github.com/holdfast-io/holdfast/retry"
+)
+
+var errNoReason = errors.New("pipeline: the sink refused the item and did not say why")
+
+// verdict tells what an error of a sink says of its batch: which items it refused, the others being stored, or that
+// nobody knows.
+func verdict(err error) (refused *holdfast.BatchError, ambiguous bool) {
+	for e := err; e != nil; e = errors.Unwrap(e) {
+		if r, ok := e.(*holdfast.BatchError); ok { //nolint:errorlint // What stands around it counts, so it is unwrapped here.
+			return r, false
+		}
+		if a, ok := e.(interface{ Ambiguous() bool }); ok && a.Ambiguous() {
+			return nil, true
+		}
+	}
+	return nil, holdfast.IsAmbiguous(err)
+}
+
+// refusal is the error of item i, nil if it is stored.
+func refusal(e *holdfast.BatchError, i int) error {
+	err, named := e.Items[i]
+	if named && err == nil {
+		return errNoReason
+	}
+	return err
+}
+
+// waits tells whether an item has to wait because of err, which then is not its own.
+func waits(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || errors.Is(err, breaker.ErrCircuitOpen) || errors.Is(err, breaker.ErrTooManyCalls) ||
+		holdfast.IsHold(err) || holdfast.IsAmbiguous(err)
+}
+
+// staysUnsure tells whether an item that was or was not ambiguous is so after an attempt that ended with err. Only a
+// verdict about the item itself settles it: success, or Permanent.
+func staysUnsure(was bool, err error) bool {
+	if holdfast.IsAmbiguous(err) {
+		return true
+	}
+	return was && err != nil && (!holdfast.IsPermanent(err) || holdfast.IsHold(err))
+}
+
+// itemFailure is what it means that a sink refused one item.
+func itemFailure(err error) *failure {
+	f := &failure{reason: dlq.RetriesExhausted, stage: sinkStage, attempts: 1, err: err}
+	if tried, ok := errors.AsType[*retry.Error](err); ok {
+		f.attempts, f.err = tried.Attempts, tried.Err
+	}
+	switch _, panicked := errors.AsType[*PanicError](err); {
+	case panicked:
+		f.reason = dlq.Panicked
+	case holdfast.IsPermanent(err):
+		f.reason = permanentReason(err)
+	}
+	return f
+}

@@ -1,0 +1,331 @@
+package pipeline
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/holdfast-io/holdfast"
+)
+
+// outlet gathers the items of many lanes into batches and writes them to the sink, several at a time. A lane's items are
+// in one batch at a time, so that they keep their order through every retry: while that is on its way, its others queue.
+// So however many partitions there are, quiet ones share a batch, and busy ones are written side by side. The messages of
+// a pipeline have one outlet, those on their way home another.
+//
+// A batch whose fate is unknown while the circuit is open is held aside: what comes after it in its lanes must not be
+// written before it, but may be dead-lettered, so a further batch is taken of them.
+type outlet[T any] struct {
+	engine   *engine
+	sink     Sink[T]
+	gate     *gate
+	place    string // Its name in health.
+	patience time.Duration
+	oneSpan  bool // A batch holds items of one claim only.
+	outage   outage
+
+	kick chan struct{} // Holds a token when run has something to look at.
+
+	mu      sync.Mutex
+	lanes   map[*lane[T]]struct{}
+	flying  map[*batch[T]]struct{}
+	writers int           // How many more batches may be taken.
+	queued  load          // What lies in all lanes.
+	ready   load          // What lies in lanes of which a batch may be taken.
+	full    bool          // Somebody waits for room.
+	room    chan struct{} // Closed when there may be room again.
+}
+
+// load is a number of items, and what they weigh.
+type load struct{ items, bytes int }
+
+func (l *load) add(m load) { l.items, l.bytes = l.items+m.items, l.bytes+m.bytes }
+func (l *load) sub(m load) { l.items, l.bytes = l.items-m.items, l.bytes-m.bytes }
+
+// fills tells whether l is enough for a batch.
+func (l load) fills(b BatchConfig) bool { return l.items >= b.Count || l.bytes >= b.Bytes }
+
+// line is a lane's part of an outlet.
+type line[T any] struct {
+	queue []piece[T]
+	load  load
+	since time.Time // When the first of them came.
+
+	flying []*batch[T] // Those on their way with items of this lane. Empty when the lane is not ordered.
+	busy   bool        // One of them is not held aside.
+}
+
+// piece is an item that is to be written.
+type piece[T any] struct {
+	item holdfast.Item[T]
+	mark mark
+	size int
+}
+
+func newOutlet[T any](e *engine, sink Sink[T], g *gate, patience time.Duration, writers int, place string) *outlet[T] {
+	single, ok := sink.(interface{ OneSpan() bool })
+	return &outlet[T]{
+		engine: e, sink: sink, gate: g, place: place, patience: patience, writers: writers,
+		oneSpan: ok && single.OneSpan(),
+		kick:    make(chan struct{}, 1), room: make(chan struct{}),
+		lanes: make(map[*lane[T]]struct{}), flying: make(map[*batch[T]]struct{}),
+	}
+}
+
+// open and close are for the lanes of a claim.
+func (o *outlet[T]) open(lanes []*lane[T]) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, l := range lanes {
+		o.lanes[l] = struct{}{}
+	}
+}
+
+func (o *outlet[T]) close(lanes []*lane[T]) {
+	o.mu.Lock()
+	for _, l := range lanes {
+		o.empty(l)
+		delete(o.lanes, l)
+	}
+	o.mu.Unlock()
+	o.nudge() // What is on its way may be nobody's any more.
+}
+
+// add puts an item into its lane's line. It waits while there is no room, and returns errStopped when the item's claim is
+// drained meanwhile.
+func (o *outlet[T]) add(l *lane[T], item holdfast.Item[T], m mark, size int) error {
+	one := load{1, size}
+	for {
+		o.mu.Lock()
+		if o.fits(l, one) {
+			if len(l.line.queue) == 0 {
+				l.line.since = time.Now()
+			}
+			l.line.queue = append(l.line.queue, piece[T]{item, m, size})
+			l.line.load.add(one)
+			o.queued.add(one)
+			notable := false
+			if !l.line.busy {
+				before := o.ready
+				o.ready.add(one)
+				limits := o.engine.cfg.Batch
+				notable = before.items == 0 || (o.ready.fills(limits) && !before.fills(limits))
+			}
+			o.mu.Unlock()
+			if notable {
+				signal(o.kick)
+			}
+			return nil
+		}
+		o.full = true
+		room := o.room
+		o.mu.Unlock()
+		signal(o.kick)
+		select {
+		case <-room:
+		case <-m.claim.closing:
+			return errStopped
+		}
+	}
+}
+
+// fits tells whether one more item has room: altogether there is room for two batches, and a lane that has one on its way
+// may take up its share of a batch, so that it does not crowd out the others. The first item always fits.
+func (o *outlet[T]) fits(l *lane[T], one load) bool {
+	limits := o.engine.cfg.Batch
+	queued, most := o.queued, load{2 * limits.Count, 2 * limits.Bytes}
+	if l.line.busy {
+		queued, most = l.line.load, load{limits.Count / len(o.lanes), limits.Bytes / len(o.lanes)}
+	}
+	return queued.items == 0 || (queued.items < most.items && queued.bytes+one.bytes <= most.bytes)
+}
+
+// flush has everything of draining claims written, or looked at, without waiting for more.
+func (o *outlet[T]) flush() { o.nudge() }
+
+// nudge wakes everybody who waits in the outlet.
+func (o *outlet[T]) nudge() {
+	signal(o.kick)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for b := range o.flying {
+		signal(b.kick)
+	}
+}
+
+// run takes batches and has them delivered until ctx ends.
+func (o *outlet[T]) run(ctx context.Context) {
+	var deliveries sync.WaitGroup
+	defer deliveries.Wait()
+	for ctx.Err() == nil {
+		b, wait := o.next()
+		if b == nil {
+			sleep(ctx, wait, o.kick, nil)
+			continue
+		}
+		deliveries.Go(func() {
+			defer o.landed(b)
+			o.deliver(ctx, b)
+		})
+	}
+}
+
+// next takes the next batch if it is due, and otherwise says when it will be.
+func (o *outlet[T]) next() (*batch[T], time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.writers == 0 || o.ready.items == 0 {
+		return nil, forever
+	}
+	limits := o.engine.cfg.Batch
+	var ready []*lane[T]
+	due, began := o.full || o.ready.fills(limits), time.Now()
+	for l := range o.lanes {
+		if len(l.line.queue) == 0 || l.line.busy {
+			continue
+		}
+		ready = append(ready, l)
+		due = due || l.claim.draining()
+		if l.line.since.Before(began) {
+			began = l.line.since
+		}
+	}
+	if left := limits.Delay - time.Since(began); left > 0 && !due {
+		return nil, left
+	}
+	return o.take(ready), 0
+}
+
+// take takes as much as a batch holds from the lanes that have waited longest.
+func (o *outlet[T]) take(ready []*lane[T]) *batch[T] {
+	slices.SortFunc(ready, func(x, y *lane[T]) int { return x.line.since.Compare(y.line.since) })
+	limits := o.engine.cfg.Batch
+	b := newBatch[T](min(o.ready.items, limits.Count))
+	for _, l := range ready {
+		if o.oneSpan && len(b.marks) > 0 && b.marks[0].claim != l.claim {
+			continue
+		}
+		n := b.takeFrom(l.line.queue, limits)
+		if n == 0 {
+			break
+		}
+		o.drop(l, n)
+		if l.ordered {
+			b.behind = append(b.behind, l.line.flying...)
+			b.lanes = append(b.lanes, l)
+			l.line.flying = append(l.line.flying, b)
+			o.look(l)
+		}
+	}
+	b.span(o.engine.cfg.Order == ByPartition)
+	o.writers--
+	o.flying[b] = struct{}{}
+	o.makeRoom()
+	return b
+}
+
+// drop takes the first n pieces out of a lane's line.
+func (o *outlet[T]) drop(l *lane[T], n int) {
+	var gone load
+	for _, p := range l.line.queue[:n] {
+		gone.add(load{1, p.size})
+	}
+	l.line.load.sub(gone)
+	o.queued.sub(gone)
+	if !l.line.busy {
+		o.ready.sub(gone)
+	}
+	if n == len(l.line.queue) {
+		clear(l.line.queue)
+		l.line.queue = l.line.queue[:0]
+		return
+	}
+	l.line.queue = slices.Clone(l.line.queue[n:])
+	l.line.since = time.Now()
+}
+
+// empty drops all of a lane's line.
+func (o *outlet[T]) empty(l *lane[T]) {
+	if len(l.line.queue) > 0 {
+		o.drop(l, len(l.line.queue))
+		o.makeRoom()
+	}
+}
+
+func (o *outlet[T]) makeRoom() {
+	if o.full {
+		o.full = false
+		close(o.room)
+		o.room = make(chan struct{})
+	}
+}
+
+// look finds out whether a batch may be taken of a lane.
+func (o *outlet[T]) look(l *lane[T]) {
+	busy := slices.ContainsFunc(l.line.flying, func(b *batch[T]) bool { return b.held == nil })
+	switch {
+	case busy && !l.line.busy:
+		o.ready.sub(l.line.load)
+	case !busy && l.line.busy:
+		o.ready.add(l.line.load)
+	}
+	l.line.busy = busy
+}
+
+// landed gives up what b occupied.
+func (o *outlet[T]) landed(b *batch[T]) {
+	o.mu.Lock()
+	for _, l := range b.lanes {
+		l.line.flying = slices.DeleteFunc(l.line.flying, func(f *batch[T]) bool { return f == b })
+		o.look(l)
+	}
+	delete(o.flying, b)
+	if b.held == nil {
+		o.writers++
+	}
+	close(b.landed)
+	o.makeRoom()
+	o.mu.Unlock()
+	signal(o.kick)
+}
+
+// hold sets b aside for the reason why: others may have its writer, and be taken of its lanes.
+func (o *outlet[T]) hold(b *batch[T], why error) {
+	o.mu.Lock()
+	if b.held == nil {
+		o.writers++
+	}
+	b.held = why
+	for _, l := range b.lanes {
+		o.look(l)
+	}
+	o.mu.Unlock()
+	signal(o.kick)
+}
+
+// ahead is a batch that is held aside and has to be written before b, and why it is.
+func (o *outlet[T]) ahead(b *batch[T]) (held *batch[T], why error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	b.behind = slices.DeleteFunc(b.behind, func(h *batch[T]) bool { return isClosed(h.landed) })
+	if len(b.behind) == 0 {
+		return nil, nil
+	}
+	return b.behind[0], b.behind[0].held
+}
+
+// handBackBehind hands back what draining claims have queued where it cannot be written while b waits.
+func (o *outlet[T]) handBackBehind(b *batch[T]) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for l := range o.lanes {
+		if len(l.line.queue) == 0 || !l.claim.draining() || (o.writers > 0 && !slices.Contains(l.line.flying, b)) {
+			continue
+		}
+		for _, p := range l.line.queue {
+			p.mark.claim.handBack(p.mark.n)
+		}
+		o.empty(l)
+	}
+}
