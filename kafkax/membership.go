@@ -40,7 +40,7 @@ type membership struct {
 	brokers []string       // The cluster's, the one to ask first in front.
 	trouble trouble        // In joining.
 	joined  bool           // The group has been joined before.
-	seen    map[string]int // How many partitions each topic had when it was last looked at. None while it does not exist.
+	seen    map[string]int // How many partitions each topic had when it was last looked at or assigned. None while it does not exist.
 	missing map[string]bool
 }
 
@@ -82,6 +82,7 @@ func (m *membership) join(ctx context.Context, topics []string, handle handler) 
 		Brokers:           m.brokers,
 		Dialer:            link.dialer(),
 		Topics:            topics,
+		GroupBalancers:    []kafka.GroupBalancer{assignor{kafka.RangeGroupBalancer{}, m}, assignor{kafka.RoundRobinGroupBalancer{}, m}},
 		SessionTimeout:    m.cfg.SessionTimeout,
 		HeartbeatInterval: never,
 		RebalanceTimeout:  m.cfg.RebalanceTimeout,
@@ -120,6 +121,26 @@ func (m *membership) join(ctx context.Context, topics []string, handle handler) 
 			}
 		}
 	}
+}
+
+// assignor assigns as kafka-go's balancer does, if this member is the one to do so, and notes what there was to assign:
+// brokers do not hear of new partitions all at once, and the one that was asked may have been late.
+type assignor struct {
+	kafka.GroupBalancer
+	membership *membership
+}
+
+func (a assignor) AssignGroups(members []kafka.GroupMember, partitions []kafka.Partition) kafka.GroupMemberAssignments {
+	had := make(map[string]int)
+	for _, p := range partitions {
+		had[p.Topic]++
+	}
+	for topic := range a.membership.seen {
+		if n := had[topic]; n > 0 {
+			a.membership.seen[topic] = n // So that what it was late for is news to watchTopics.
+		}
+	}
+	return a.GroupBalancer.AssignGroups(members, partitions)
 }
 
 // serve lives through one generation, and says whether it was the last one.

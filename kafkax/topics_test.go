@@ -1,14 +1,22 @@
 package kafkax_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"io"
 	"log/slog"
+	"net"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/protocol/metadata"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/kafkax"
@@ -128,6 +136,82 @@ func TestLeaderlessPartition(t *testing.T) {
 		remove()
 		until(t, "the other one's messages", func() bool { return seen.distinct() == 20 })
 		r.stop(t)
+	})
+}
+
+// lateConn has brokers hide, for as long as late says, that a topic has more than one partition from kafka-go, when it
+// asks what there is to assign. Our own requests are of another version.
+type lateConn struct {
+	net.Conn
+	late   *atomic.Bool
+	answer bytes.Buffer // What is read of.
+	asked  sync.Map     // The correlation ids of such requests.
+}
+
+const assignVersion = 6
+
+func (c *lateConn) Write(b []byte) (int, error) {
+	if len(b) >= 12 && binary.BigEndian.Uint16(b[4:]) == uint16(protocol.Metadata) && binary.BigEndian.Uint16(b[6:]) == assignVersion {
+		c.asked.Store(binary.BigEndian.Uint32(b[8:]), true)
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *lateConn) Read(b []byte) (int, error) {
+	if c.answer.Len() == 0 {
+		head := make([]byte, 8)
+		if _, err := io.ReadFull(c.Conn, head); err != nil {
+			return 0, err
+		}
+		c.answer.Write(head)
+		if _, err := io.CopyN(&c.answer, c.Conn, int64(binary.BigEndian.Uint32(head))-4); err != nil {
+			return 0, err
+		}
+		if _, ok := c.asked.LoadAndDelete(binary.BigEndian.Uint32(head[4:])); ok && c.late.Load() {
+			id, m, err := protocol.ReadResponse(&c.answer, protocol.Metadata, assignVersion)
+			if err != nil {
+				return 0, err
+			}
+			m.(*metadata.Response).Topics[0].Partitions = m.(*metadata.Response).Topics[0].Partitions[:1]
+			if err := protocol.WriteResponse(&c.answer, assignVersion, id, m); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return c.answer.Read(b)
+}
+
+// TestLateLeader has the member that assigns the partitions be told of new ones last, when nothing else changes any more.
+func TestLateLeader(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		well := cluster.Dial
+		var late atomic.Bool
+		late.Store(true)
+		cluster.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := well(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &lateConn{Conn: conn, late: &late}, nil
+		}
+		first := start(t, cluster, kafkax.ConsumerConfig{}, new(ledger).handle)
+		until(t, "joined", func() bool { return first.claims() == 1 })
+		second := start(t, cluster, kafkax.ConsumerConfig{}, new(ledger).handle)
+		until(t, "joined", func() bool { return server.Members("group") == 2 && first.claims()+second.claims() == 1 })
+		if err := server.AddPartitions("orders", 3); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second) // Both have seen it by then.
+		late.Store(false)
+		until(t, "all claimed", func() bool { return first.claims() == 2 && second.claims() == 2 })
+		time.Sleep(time.Minute)
+		settled := first.group().Generations
+		time.Sleep(time.Minute)
+		if n := first.group().Generations; n != settled {
+			t.Errorf("%d more generations", n-settled)
+		}
+		first.stop(t)
+		second.stop(t)
 	})
 }
 
