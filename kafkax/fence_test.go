@@ -5,8 +5,11 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/segmentio/kafka-go"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/kafkax"
@@ -47,8 +50,7 @@ func (c *cable) plug(in bool) {
 }
 
 // TestLateCommitOfExOwner has an owner of a partition that has fetched 100 messages and finishes them when the partition
-// is another's already, which has finished one. With kafka.Reader the late commit sets the group's offset to 100, and 99
-// messages are lost.
+// is another's already, which has finished one.
 func TestLateCommitOfExOwner(t *testing.T) {
 	for name, test := range map[string]struct {
 		cfg   kafkax.ConsumerConfig
@@ -141,4 +143,109 @@ func TestLateCommitOfExOwner(t *testing.T) {
 			})
 		})
 	}
+}
+
+// exOwner fetches everything while it owns all partitions, and commits it once finish is closed, whoever owns them then.
+type exOwner func(t *testing.T, cluster kafkax.Cluster, fetched chan<- struct{}, finish <-chan struct{}) (stop func())
+
+// TestStaleCommit has one of two partitions go to another member, which handles one message of 100 and commits that. Then
+// the ex-owner commits what it had fetched of both. kafka.Reader sends that under its new generation, and 99 messages are
+// lost. The day that it does not, this test fails, and a reason for this package is gone.
+func TestStaleCommit(t *testing.T) {
+	for name, test := range map[string]struct {
+		exOwner exOwner
+		want    int64 // The group's offset in the partition that has gone.
+	}{
+		"kafka.Reader":    {readerExOwner, 100},
+		"kafkax.Consumer": {consumerExOwner, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 2}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+				fill(t, server, "orders", 2, 100)
+				fetched, finish := make(chan struct{}), make(chan struct{})
+				stop := test.exOwner(t, cluster, fetched, finish)
+				<-fetched
+				gone := make(chan int, 10)
+				owner := start(t, cluster, kafkax.ConsumerConfig{}, func(ctx context.Context, c holdfast.Claim) error {
+					if _, err := c.Fetch(ctx); err != nil {
+						return err
+					}
+					_, p := c.Partition()
+					if err := c.CommitSync(ctx, 1, ""); err != nil {
+						return err
+					}
+					gone <- p
+					<-c.Revoked()
+					return nil
+				})
+				p := <-gone
+				close(finish)
+				time.Sleep(10 * time.Second)
+				if got := server.Committed("group", "orders")[p]; got != test.want {
+					t.Errorf("one message is handled, and the group's offset is %d, expected %d", got, test.want)
+				}
+				stop()
+				owner.stop(t)
+			})
+		})
+	}
+}
+
+func readerExOwner(t *testing.T, cluster kafkax.Cluster, fetched chan<- struct{}, finish <-chan struct{}) (stop func()) {
+	reader := kafka.NewReader(kafka.ReaderConfig{
+		Brokers: cluster.Brokers, GroupID: "group", Topic: "orders", StartOffset: kafka.FirstOffset,
+		MaxWait: 100 * time.Millisecond, Dialer: &kafka.Dialer{DialFunc: cluster.Dial},
+	})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		var held []kafka.Message
+		for len(held) < 200 {
+			m, err := reader.FetchMessage(t.Context())
+			if err != nil {
+				t.Error(err)
+				break
+			}
+			held = append(held, m)
+		}
+		close(fetched)
+		<-finish
+		if err := reader.CommitMessages(t.Context(), held...); err != nil {
+			t.Errorf("CommitMessages: %v", err)
+		}
+	}()
+	return func() {
+		<-ended
+		if err := reader.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func consumerExOwner(t *testing.T, cluster kafkax.Cluster, fetched chan<- struct{}, finish <-chan struct{}) (stop func()) {
+	var held sync.WaitGroup
+	held.Add(2)
+	go func() {
+		held.Wait()
+		close(fetched)
+	}()
+	var claims atomic.Int32
+	r := start(t, cluster, kafkax.ConsumerConfig{DrainTimeout: time.Second}, func(ctx context.Context, c holdfast.Claim) error {
+		if claims.Add(1) > 2 { // Of a later generation.
+			<-c.Revoked()
+			return nil
+		}
+		for next := int64(0); next < 100; {
+			messages, err := c.Fetch(ctx)
+			if err != nil {
+				return err
+			}
+			next = messages[len(messages)-1].Offset + 1
+		}
+		held.Done()
+		<-finish
+		c.Commit(100)
+		return nil
+	})
+	return func() { r.stop(t) }
 }

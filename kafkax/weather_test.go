@@ -309,14 +309,23 @@ func TestSockets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	users := []testkit.KafkaUser{{Mechanism: "PLAIN", Name: "p", Password: "secret"}, {Mechanism: "SCRAM-SHA-256", Name: "s", Password: "secret"}}
+	scram512, err := scram.Mechanism(scram.SHA512, "t", "secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	users := []testkit.KafkaUser{
+		{Mechanism: "PLAIN", Name: "p", Password: "secret"},
+		{Mechanism: "SCRAM-SHA-256", Name: "s", Password: "secret"},
+		{Mechanism: "SCRAM-SHA-512", Name: "t", Password: "secret"},
+	}
 	server := testkit.Kafka(t, testkit.KafkaConfig{
 		Topics: map[string]int{"orders": 2}, Users: users,
 		TLS: &tls.Config{Certificates: []tls.Certificate{certificate}},
 	})
 	for name, cluster := range map[string]kafkax.Cluster{
-		"plain": {SASL: plain.Mechanism{Username: "p", Password: "secret"}},
-		"scram": {SASL: scram256},
+		"plain":    {SASL: plain.Mechanism{Username: "p", Password: "secret"}},
+		"scram256": {SASL: scram256},
+		"scram512": {SASL: scram512},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fill(t, server, "orders", 2, 100)
