@@ -1,183 +1,138 @@
 package clickhousex
 
 import (
-	"database/sql/driver"
 	"errors"
-	"fmt"
 	"reflect"
-	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/column"
-	chdriver "github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 )
 
-// cells is one column of a batch on its way to the driver: values are checked as they are added, row by row, and handed
-// over in slices as often as the batch is tried. Not safe for concurrent use.
+// cells is one column of a batch on its way to the server: filled with checked values once, and handed to the driver as
+// often as the batch is tried. Not safe for concurrent use.
 type cells interface {
-	add(row reflect.Value) error // Adds nothing when it fails.
-	pop()                        // Takes the last value back.
-	send(dst chdriver.BatchColumn, from, to int) error
+	// fill adds the values of these rows, and calls refuse for each that the column would not store as it is. Then the cells
+	// are good for nothing until they are reset.
+	fill(v view, rows []int, refuse func(row int, err error))
+	send(dst column.Interface, w *wire, from, to int) error
+	size(from, to int) int // Bytes on the wire, near enough.
 	reset()
 }
 
-// newCells picks the way by which values of a field reach a column: for the common scalars a slice of the column's own
-// element type, which the driver takes as a whole; for all else its row interface, behind a check of our own.
-func newCells(f field, t colType, sc *column.ServerContext) (cells, error) {
-	scratch, err := column.Type(t.name).Column(f.column, sc)
+// newCells picks the form in which a column is kept: that of the wire where its values simply follow one another, and Go
+// values for the driver's row interface where they do not.
+func newCells(f field, t colType, server *column.ServerContext) (cells, error) {
+	if !t.isFlat() {
+		scratch, err := column.Type(t.name).Column(f.column, server)
+		if err != nil {
+			return nil, err
+		}
+		return &rowCells{columnType: t, goType: f.goType, dynamic: holdsInterface(f.goType), scratch: scratch}, nil
+	}
+	scratch, err := column.Type(t.element).Column(f.column, server)
 	if err != nil {
 		return nil, err
 	}
-	element := f.goType
-	if element.Kind() == reflect.Pointer {
-		element = element.Elem()
+	zero, err := encodeByDriver(scratch, nil)
+	if err != nil {
+		return nil, err
 	}
-	// Types that bring their own value, and named strings that print differently, are the row interface's to resolve.
-	if !bringsValue(f.goType) && !bringsValue(element) {
-		if c := newTypedCells(f, element, t, scratch); c != nil {
-			return c, nil
-		}
+	flat := flatCells{encode: newEncoder(f.goType, t, scratch), nullable: t.nullable, zero: zero}
+	if t.base != "String" {
+		flat.width = len(zero)
 	}
-	return &anyCells{index: f.index, columnType: t, scratch: scratch, dynamic: holdsInterface(f.goType)}, nil
+	if t.lowCard {
+		return newLowCells(flat), nil
+	}
+	return &flat, nil
 }
 
-func newTypedCells(f field, element reflect.Type, t colType, scratch column.Interface) cells {
-	isString := element.Kind() == reflect.String && !element.Implements(reflect.TypeFor[fmt.Stringer]()) ||
-		element.Kind() == reflect.Slice && element.Elem().Kind() == reflect.Uint8
-	isNumber := element.Kind() >= reflect.Bool && element.Kind() <= reflect.Uint64
-	isFloat := isNumber && element.Kind() != reflect.Bool ||
-		element.Kind() == reflect.Float32 || element.Kind() == reflect.Float64
-	isTime := element == reflect.TypeFor[time.Time]()
-	switch {
-	case t.base == "Int8" && isNumber:
-		return typed(f, t, toInt[int8])
-	case t.base == "Int16" && isNumber:
-		return typed(f, t, toInt[int16])
-	case t.base == "Int32" && isNumber:
-		return typed(f, t, toInt[int32])
-	case t.base == "Int64" && isNumber:
-		return typed(f, t, toInt[int64])
-	case t.base == "UInt8" && isNumber:
-		return typed(f, t, toInt[uint8])
-	case t.base == "UInt16" && isNumber:
-		return typed(f, t, toInt[uint16])
-	case t.base == "UInt32" && isNumber:
-		return typed(f, t, toInt[uint32])
-	case t.base == "UInt64" && isNumber:
-		return typed(f, t, toInt[uint64])
-	case t.base == "Float32" && isFloat:
-		return typed(f, t, toFloat[float32])
-	case t.base == "Float64" && isFloat:
-		return typed(f, t, toFloat[float64])
-	case t.base == "Bool" && element.Kind() == reflect.Bool:
-		return typed(f, t, toBool)
-	case t.base == "String" && isString:
-		return typed(f, t, toString)
-	case t.base == "FixedString":
-		size, ok := sizeParam(t)
-		if ok && (isString || element.Kind() == reflect.Array && element.Elem().Kind() == reflect.Uint8) {
-			return typed(f, t, toFixedString(size))
-		}
-	case (t.base == "Enum8" || t.base == "Enum16") && isString:
-		return typed(f, t, toEnum(scratch))
-	case isTime:
-		if r, ok := timeRangeOf(t.base); ok {
-			return typed(f, t, r.toTime)
-		}
-	}
-	return nil
-}
-
-// bringsValue is true of types whose stored form is not their Go kind's.
-func bringsValue(t reflect.Type) bool {
-	return t.Implements(reflect.TypeFor[driver.Valuer]())
-}
-
-// toEnum asks the driver once for each name.
-func toEnum(scratch column.Interface) func(reflect.Value) (string, error) {
-	known := make(map[string]struct{})
-	return func(v reflect.Value) (string, error) {
-		s, err := toString(v)
-		if err != nil {
-			return "", err
-		}
-		if _, ok := known[s]; !ok {
-			defer scratch.Reset()
-			if err := scratch.AppendRow(s); err != nil {
-				return "", fmt.Errorf("unknown name: %w", errOutOfRange) // The driver's text repeats the value.
-			}
-			known[s] = struct{}{}
-		}
-		return s, nil
-	}
-}
-
-// typedCells holds a column as the slice that the driver copies in one go.
-type typedCells[E any] struct {
-	index    []int
+// flatCells holds values as they go over the wire, one after the other.
+type flatCells struct {
+	encode   encoder
 	nullable bool
-	byRow    bool // LowCardinality(Nullable): by slice the driver would keep a dictionary of pointers.
-	convert  func(reflect.Value) (E, error)
-	values   []E
-	null     []bool // As long as values when nullable, else empty.
-	pointers []*E   // Scratch of send.
+	zero     []byte // What stands in the place of nil.
+	width    int    // Of a value, 0 when they differ.
+
+	values []byte
+	ends   []int  // Of each value, when they differ in width.
+	nulls  []byte // 1 for nil; empty unless nullable.
 }
 
-func typed[E any](f field, t colType, convert func(reflect.Value) (E, error)) cells {
-	return &typedCells[E]{index: f.index, nullable: t.nullable, byRow: t.nullable && t.lowCard, convert: convert}
+func (c *flatCells) fill(v view, rows []int, refuse func(int, error)) {
+	for _, row := range rows {
+		values, err := c.encode(c.values, v.at(row))
+		null := byte(0)
+		if err != nil && c.nullable && errors.Is(err, errNull) {
+			values, null, err = append(c.values, c.zero...), 1, nil
+		}
+		if err != nil {
+			refuse(row, err)
+			continue
+		}
+		c.values = values
+		if c.width == 0 {
+			c.ends = append(c.ends, len(values))
+		}
+		if c.nullable {
+			c.nulls = append(c.nulls, null)
+		}
+	}
 }
 
-func (c *typedCells[E]) add(row reflect.Value) error {
-	v := row.FieldByIndex(c.index)
-	var value E
-	null := false
-	if v.Kind() == reflect.Pointer {
-		if null = v.IsNil(); !null {
-			v = v.Elem()
-		}
-	}
-	if null && !c.nullable {
-		return errNull
-	}
-	if !null {
-		var err error
-		if value, err = c.convert(v); err != nil {
-			return err
-		}
-	}
-	c.values = append(c.values, value)
+func (c *flatCells) send(dst column.Interface, w *wire, from, to int) error {
+	values := c.values[c.start(from):c.start(to)]
 	if c.nullable {
-		c.null = append(c.null, null)
+		return w.decode(dst, to-from, c.nulls[from:to], values)
 	}
-	return nil
+	return w.decode(dst, to-from, values)
 }
 
-func (c *typedCells[E]) pop() {
-	c.values = c.values[:len(c.values)-1]
-	if c.nullable {
-		c.null = c.null[:len(c.null)-1]
+// start is where a value begins.
+func (c *flatCells) start(i int) int {
+	switch {
+	case c.width > 0:
+		return i * c.width
+	case i == 0:
+		return 0
+	default:
+		return c.ends[i-1]
 	}
 }
 
-func (c *typedCells[E]) send(dst chdriver.BatchColumn, from, to int) error {
-	if !c.nullable {
-		return dst.Append(c.values[from:to])
-	}
-	c.pointers = c.pointers[:0]
-	for i := from; i < to; i++ {
-		p := &c.values[i]
-		if c.null[i] {
-			p = nil
+func (c *flatCells) size(from, to int) int { return c.start(to) - c.start(from) }
+
+func (c *flatCells) reset() { c.values, c.ends, c.nulls = c.values[:0], c.ends[:0], c.nulls[:0] }
+
+// rowCells holds a column as the values that the driver's AppendRow takes. Each is tried on a column of our own first,
+// so that a bad one never poisons a batch.
+type rowCells struct {
+	columnType colType
+	goType     reflect.Type
+	dynamic    bool // The field's type leaves the value's open, so that a wrong one is the row's fault.
+	scratch    column.Interface
+	values     []any
+	ends       []int // Of each value, in bytes.
+}
+
+func (c *rowCells) fill(v view, rows []int, refuse func(int, error)) {
+	end := 0
+	for _, row := range rows {
+		value, err := plain(c.columnType, reflect.NewAt(c.goType, v.at(row)).Elem())
+		var encoded []byte
+		if err == nil {
+			encoded, err = encodeByDriver(c.scratch, value)
 		}
-		c.pointers = append(c.pointers, p)
-	}
-	if !c.byRow {
-		return dst.Append(c.pointers)
-	}
-	for _, p := range c.pointers {
-		var value any
-		if p != nil {
-			value = *p
+		if err != nil {
+			refuse(row, unlessDynamic(err, c.dynamic))
+			continue
 		}
+		end += len(encoded)
+		c.values, c.ends = append(c.values, value), append(c.ends, end)
+	}
+}
+
+func (c *rowCells) send(dst column.Interface, _ *wire, from, to int) error {
+	for _, value := range c.values[from:to] {
 		if err := dst.AppendRow(value); err != nil {
 			return err
 		}
@@ -185,41 +140,16 @@ func (c *typedCells[E]) send(dst chdriver.BatchColumn, from, to int) error {
 	return nil
 }
 
-func (c *typedCells[E]) reset() {
-	clear(c.values) // Strings of the last batch.
-	c.values, c.null = c.values[:0], c.null[:0]
+func (c *rowCells) size(from, to int) int {
+	if from == 0 {
+		return c.ends[to-1]
+	}
+	return c.ends[to-1] - c.ends[from-1]
 }
 
-// anyCells holds a column as the values that the driver's AppendRow takes. Each is tried on a column of our own first,
-// so that a bad one never poisons a batch.
-type anyCells struct {
-	index      []int
-	columnType colType
-	scratch    column.Interface
-	dynamic    bool // The field's type leaves the value's open, so that a wrong one is the row's fault.
-	values     []any
-}
-
-func (c *anyCells) add(row reflect.Value) error {
-	value, err := plain(c.columnType, row.FieldByIndex(c.index))
-	if day, ok := value.(time.Time); ok && c.columnType.base == "Date32" {
-		value = beginningOfDay(day)
-	}
-	if err == nil {
-		err = c.try(value)
-	}
-	var converter *column.ColumnConverterError
-	mismatch := errors.Is(err, errMismatch) || errors.As(err, &converter)
-	switch {
-	case mismatch && c.dynamic:
-		return errWrongType
-	case mismatch:
-		return errMismatch
-	case err != nil:
-		return err
-	}
-	c.values = append(c.values, value)
-	return nil
+func (c *rowCells) reset() {
+	clear(c.values)
+	c.values, c.ends = c.values[:0], c.ends[:0]
 }
 
 func holdsInterface(t reflect.Type) bool {
@@ -233,31 +163,4 @@ func holdsInterface(t reflect.Type) bool {
 			return false
 		}
 	}
-}
-
-// try appends to the scratch column. Some of the driver's columns panic on values that they do not expect.
-func (c *anyCells) try(value any) (err error) {
-	defer func() {
-		c.scratch.Reset()
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the driver panicked: %v", p)
-		}
-	}()
-	return c.scratch.AppendRow(value)
-}
-
-func (c *anyCells) pop() { c.values = c.values[:len(c.values)-1] }
-
-func (c *anyCells) send(dst chdriver.BatchColumn, from, to int) error {
-	for _, value := range c.values[from:to] {
-		if err := dst.AppendRow(value); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (c *anyCells) reset() {
-	clear(c.values)
-	c.values = c.values[:0]
 }

@@ -7,7 +7,8 @@ import (
 // colType is a ClickHouse type, taken apart as far as filling a column needs it.
 type colType struct {
 	name     string   // As the server wrote it.
-	base     string   // Without LowCardinality, Nullable and parameters: "UInt8", "FixedString", "Array".
+	element  string   // Without LowCardinality and Nullable: "FixedString(3)".
+	base     string   // Without parameters, too: "UInt8", "FixedString", "Array".
 	params   []string // The base's parameters, split at the top level.
 	nullable bool
 	lowCard  bool
@@ -16,6 +17,7 @@ type colType struct {
 func parseType(name string) colType {
 	t := colType{name: name, base: name}
 	for {
+		t.element = t.base
 		base, params, found := strings.Cut(t.base, "(")
 		if !found {
 			return t
@@ -64,4 +66,16 @@ func splitParams(s string) []string {
 		}
 	}
 	return append(params, strings.TrimSpace(s[start:]))
+}
+
+// isFlat is true of types whose column is one value after the other and nothing else.
+func (t colType) isFlat() bool {
+	switch t.base {
+	case "Int8", "Int16", "Int32", "Int64", "Int128", "Int256", "UInt8", "UInt16", "UInt32", "UInt64", "UInt128", "UInt256",
+		"Float32", "Float64", "BFloat16", "Bool", "String", "FixedString", "Enum8", "Enum16", "UUID", "IPv4", "IPv6",
+		"Date", "Date32", "DateTime", "DateTime64", "Time", "Time64", "Decimal":
+		return true
+	default:
+		return false
+	}
 }

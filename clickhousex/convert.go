@@ -2,7 +2,6 @@ package clickhousex
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"net"
 	"net/netip"
@@ -26,101 +25,47 @@ type integer interface {
 	~int8 | ~int16 | ~int32 | ~int64 | ~uint8 | ~uint16 | ~uint32 | ~uint64
 }
 
-// toInt refuses what the driver would cut down to E's bits.
-func toInt[E integer](v reflect.Value) (E, error) {
-	switch {
-	case v.CanInt():
-		i := v.Int()
-		e := E(i)
-		if int64(e) != i || (e < 0) != (i < 0) {
-			return 0, errOutOfRange
-		}
-		return e, nil
-	case v.CanUint():
-		u := v.Uint()
-		e := E(u)
-		if uint64(e) != u || e < 0 {
-			return 0, errOutOfRange
-		}
-		return e, nil
-	case v.Kind() == reflect.Bool:
-		if v.Bool() {
-			return 1, nil
-		}
-		return 0, nil
-	default:
-		return 0, errMismatch
+// fromInt refuses what the driver would cut down to E's bits.
+func fromInt[E integer](i int64) (E, error) {
+	e := E(i)
+	if int64(e) != i || (e < 0) != (i < 0) {
+		return 0, errOutOfRange
 	}
+	return e, nil
 }
 
-// toFloat takes floats, rounded where the column is narrower, and such integers as it can hold exactly.
-func toFloat[E float32 | float64](v reflect.Value) (E, error) {
-	switch {
-	case v.CanFloat():
-		f := v.Float()
-		e := E(f)
-		if math.IsInf(float64(e), 0) && !math.IsInf(f, 0) {
-			return 0, errOutOfRange
-		}
-		return e, nil
-	case v.CanInt():
-		i := v.Int()
-		e := E(i)
-		// 2^63 as a float does not fit an int64 again.
-		if float64(e) >= 1<<63 || int64(e) != i {
-			return 0, errInexact
-		}
-		return e, nil
-	case v.CanUint():
-		u := v.Uint()
-		e := E(u)
-		if float64(e) >= 1<<64 || uint64(e) != u {
-			return 0, errInexact
-		}
-		return e, nil
-	default:
-		return 0, errMismatch
+func fromUint[E integer](u uint64) (E, error) {
+	e := E(u)
+	if uint64(e) != u || e < 0 {
+		return 0, errOutOfRange
 	}
+	return e, nil
 }
 
-func toBool(v reflect.Value) (bool, error) {
-	if v.Kind() != reflect.Bool {
-		return false, errMismatch
+// fromFloat rounds where the column is narrower.
+func fromFloat[E float32 | float64](f float64) (E, error) {
+	e := E(f)
+	if math.IsInf(float64(e), 0) && !math.IsInf(f, 0) {
+		return 0, errOutOfRange
 	}
-	return v.Bool(), nil
+	return e, nil
 }
 
-// toString takes strings and bytes; nil bytes are the empty string.
-func toString(v reflect.Value) (string, error) {
-	switch {
-	case v.Kind() == reflect.String:
-		return v.String(), nil
-	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Uint8:
-		return string(v.Bytes()), nil
-	default:
-		return "", errMismatch
+// wholeFromInt takes such integers as a float can hold exactly.
+func wholeFromInt[E float32 | float64](i int64) (E, error) {
+	e := E(i)
+	if float64(e) >= 1<<63 || int64(e) != i { // 2^63 as a float does not fit an int64 again.
+		return 0, errInexact
 	}
+	return e, nil
 }
 
-// toFixedString also takes byte arrays, and refuses what the driver would cut off.
-func toFixedString(size int) func(reflect.Value) (string, error) {
-	return func(v reflect.Value) (string, error) {
-		var (
-			s   string
-			err error
-		)
-		if v.Kind() == reflect.Array && v.Type().Elem().Kind() == reflect.Uint8 {
-			b := make([]byte, v.Len())
-			reflect.Copy(reflect.ValueOf(b), v)
-			s = string(b)
-		} else if s, err = toString(v); err != nil {
-			return "", err
-		}
-		if len(s) > size {
-			return "", fmt.Errorf("%d bytes are %w", len(s), errOutOfRange)
-		}
-		return s, nil
+func wholeFromUint[E float32 | float64](u uint64) (E, error) {
+	e := E(u)
+	if float64(e) >= 1<<64 || uint64(e) != u {
+		return 0, errInexact
 	}
+	return e, nil
 }
 
 // timeRange is what a time column can hold, both ends included, in seconds since 1970. The driver wraps everything else
@@ -155,47 +100,55 @@ func timeRangeOf(base string) (timeRange, bool) {
 	}
 }
 
-// toTime takes a time.Time, cut to whole days or seconds or ticks as the column has them.
-func (r timeRange) toTime(v reflect.Value) (time.Time, error) {
-	if !v.CanAddr() || v.Type() != reflect.TypeFor[time.Time]() {
-		t, ok := reflect.TypeAssert[time.Time](v)
-		if !ok {
-			return time.Time{}, errMismatch
-		}
-		return r.check(t)
-	}
-	return r.check(*v.Addr().Interface().(*time.Time)) // Without copying it into an interface.
-}
-
-func (r timeRange) check(t time.Time) (time.Time, error) {
+func (r timeRange) check(t time.Time) error {
 	at := t.Unix()
 	if r.day {
-		_, offset := t.Zone()
-		at += int64(offset)
+		at = wallSeconds(t)
 	}
 	if at < r.first || at > r.last {
-		return time.Time{}, errOutOfRange
+		return errOutOfRange
 	}
-	if r.day {
-		t = beginningOfDay(t)
-	}
-	return t, nil
+	return nil
 }
 
-// beginningOfDay keeps the driver, whose division rounds towards 1970, from storing a time before that as the next day.
-func beginningOfDay(t time.Time) time.Time {
-	if !endsUpNextDay(t) {
-		return t
-	}
-	year, month, day := t.Date()
-	return time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
-}
+const secondsOfDay = 24 * 60 * 60
 
-func endsUpNextDay(t time.Time) bool {
-	const day = 24 * 60 * 60
+// wallSeconds counts from 1970 as clocks in the time's own zone do.
+func wallSeconds(t time.Time) int64 {
 	_, offset := t.Zone()
-	at := t.Unix() + int64(offset)
-	return at < 0 && at%day != 0
+	return t.Unix() + int64(offset)
+}
+
+// ticksOf gives how a time column counts, and in how many bytes. Times are cut to the tick that they lie in, before 1970
+// too, where the driver's divisions would make the next one of it.
+func ticksOf(t colType) (ticks func(time.Time) int64, size uintptr) {
+	day := func(t time.Time) int64 { return floorDiv(wallSeconds(t), secondsOfDay) }
+	switch t.base {
+	case "Date":
+		return day, 2
+	case "Date32":
+		return day, 4
+	case "DateTime":
+		return time.Time.Unix, 4
+	default:
+		precision, _ := strconv.Atoi(t.params[0])
+		perSecond := int64(math.Pow10(precision))
+		return func(t time.Time) int64 { return t.Unix()*perSecond + int64(t.Nanosecond())/(1e9/perSecond) }, 8
+	}
+}
+
+func floorDiv(n, by int64) int64 {
+	q := n / by
+	if n%by < 0 {
+		q--
+	}
+	return q
+}
+
+// endsUpNextDay is true of a time that the driver, whose division rounds towards 1970, would store as the next day.
+func endsUpNextDay(t time.Time) bool {
+	at := wallSeconds(t)
+	return at < 0 && at%secondsOfDay != 0
 }
 
 // checkDecimal takes what has no more decimal places than the column, and no more digits before them. The driver cuts the

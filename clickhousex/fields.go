@@ -4,14 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 )
 
 // field is one field of a row struct and the column that it fills.
 type field struct {
 	column string
-	index  []int
+	offset uintptr // In the row's struct.
 	goType reflect.Type
 }
 
@@ -26,7 +25,7 @@ func fieldsOf(row reflect.Type) ([]field, error) {
 	if t.Kind() != reflect.Struct {
 		return nil, fmt.Errorf("clickhousex: the row type must be a struct or a pointer to one, got %s", row)
 	}
-	fields := appendFields(nil, t, nil)
+	fields := appendFields(nil, t, 0)
 	if len(fields) == 0 {
 		return nil, fmt.Errorf("clickhousex: row type %s has no field to fill a column from: export some, named by `ch` tags", row)
 	}
@@ -44,21 +43,19 @@ func fieldsOf(row reflect.Type) ([]field, error) {
 	return fields, errors.Join(faults...)
 }
 
-func appendFields(fields []field, t reflect.Type, path []int) []field {
-	for i := range t.NumField() {
-		f := t.Field(i)
+func appendFields(fields []field, t reflect.Type, offset uintptr) []field {
+	for f := range t.Fields() {
 		name, tagged := f.Tag.Lookup("ch")
-		index := append(slices.Clone(path), i)
 		switch {
 		case name == "-":
 		case f.Anonymous && !tagged && f.Type.Kind() == reflect.Struct:
-			fields = appendFields(fields, f.Type, index)
+			fields = appendFields(fields, f.Type, offset+f.Offset)
 		case !f.IsExported():
 		default:
 			if name == "" {
 				name = f.Name
 			}
-			fields = append(fields, field{column: name, index: index, goType: f.Type})
+			fields = append(fields, field{column: name, offset: offset + f.Offset, goType: f.Type})
 		}
 	}
 	return fields

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/holdfast-io/holdfast"
 )
@@ -42,8 +43,16 @@ type table struct {
 // NewInserter makes an Inserter for a table, given as "table" or "database.table". T is a struct or a pointer to one. It
 // does not call the server: what is wrong with the table shows in the first Write.
 func NewInserter[T any](ch *Conn, name string, cfg InserterConfig) (*Inserter[T], error) {
+	fields, err := fieldsOf(reflect.TypeFor[T]())
+	t, err := newTable(ch, name, fields, err, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Inserter[T]{t}, nil
+}
+
+func newTable(ch *Conn, name string, fields []field, fieldsErr error, cfg InserterConfig) (*table, error) {
 	quoted, tableErr := quoteTable(name)
-	fields, fieldsErr := fieldsOf(reflect.TypeFor[T]())
 	if err := errors.Join(connFault(ch), tableErr, fieldsErr, cfg.Validate()); err != nil {
 		return nil, err
 	}
@@ -56,12 +65,12 @@ func NewInserter[T any](ch *Conn, name string, cfg InserterConfig) (*Inserter[T]
 		columns[i] = "`" + f.column + "`"
 	}
 	query := fmt.Sprintf("INSERT INTO %s (%s)", quoted, strings.Join(columns, ", "))
-	return &Inserter[T]{&table{conn: ch, name: name, query: query, fields: fields, cfg: cfg}}, nil
+	return &table{conn: ch, name: name, query: query, fields: fields, cfg: cfg}, nil
 }
 
 func connFault(ch *Conn) error {
 	if ch == nil {
-		return errors.New("clickhousex: NewInserter needs a Conn, got nil")
+		return errors.New("clickhousex: an Inserter needs a Conn, got nil")
 	}
 	return nil
 }
@@ -106,13 +115,22 @@ func (in *Inserter[T]) Write(ctx context.Context, b holdfast.Batch[T]) error {
 	w := insertion{
 		table: in.table,
 		items: len(b.Items),
-		item:  func(i int) reflect.Value { return reflect.ValueOf(&b.Items[i].Value).Elem() },
+		views: in.table.views(viewOf(&b.Items[0].Value, unsafe.Sizeof(b.Items[0]))),
 	}
 	if hasPlaces(b) {
 		w.key = func() string { return batchKey(b) }
 		w.token = func(items []int) string { return rowsToken(in.table.cfg.Epoch, b, items) }
 	}
 	return w.run(ctx)
+}
+
+// views are the columns' views of rows.
+func (t *table) views(rows view) []view {
+	views := make([]view, len(t.fields))
+	for k, f := range t.fields {
+		views[k] = rows.field(f)
+	}
+	return views
 }
 
 // IsOpen says that the circuit of the Inserter's connection is open.

@@ -47,6 +47,10 @@ type InserterConfig struct {
 	// is taken to be at fault: holdfast.Hold.
 	MaxSplits int
 
+	// MaxBytes bounds the rows of one insert, as they go over the wire without compression; while it is sent the driver has
+	// two more copies of them. A batch of more is stored in several inserts. 0 means 128 MiB.
+	MaxBytes int
+
 	// Settings go with every insert. An insert is not asynchronous, whatever a profile says, unless async_insert is 1 here;
 	// servers before 26.2 then need async_insert_deduplicate=1 as well, or they heed no token.
 	Settings clickhouse.Settings
@@ -64,6 +68,9 @@ func (c InserterConfig) Validate() error {
 	if c.MaxSplits < -1 {
 		errs = append(errs, fmt.Errorf("clickhousex: InserterConfig.MaxSplits must be at least 0, or -1 for none, got %d", c.MaxSplits))
 	}
+	if c.MaxBytes < 0 {
+		errs = append(errs, fmt.Errorf("clickhousex: InserterConfig.MaxBytes must be at least 0, got %d", c.MaxBytes))
+	}
 	for _, name := range []string{settingToken, settingDeduplicate, settingDedupMode} {
 		if _, found := c.Settings[name]; found {
 			errs = append(errs, fmt.Errorf("clickhousex: InserterConfig.Settings must not have %s: it is Dedup's to set", name))
@@ -78,6 +85,7 @@ func (c InserterConfig) Validate() error {
 const (
 	defaultInsertTimeout = 30 * time.Second
 	defaultMaxSplits     = 256
+	defaultMaxBytes      = 128 << 20
 )
 
 // The settings of ClickHouse that decide what a repeated insert does, and what an acknowledgement means.
@@ -92,6 +100,7 @@ const (
 func (c InserterConfig) withDefaults(conn *Conn) InserterConfig {
 	c.Timeout = cmp.Or(c.Timeout, defaultInsertTimeout)
 	c.MaxSplits = max(cmp.Or(c.MaxSplits, defaultMaxSplits), 0)
+	c.MaxBytes = cmp.Or(c.MaxBytes, defaultMaxBytes)
 	c.Retry = retryOr(c.Retry, conn.retry)
 	return c
 }

@@ -740,7 +740,7 @@ func TestNewInserterRefuses(t *testing.T) {
 		_, empty := clickhousex.NewInserter[struct{ hidden int }](ch, "orders", clickhousex.InserterConfig{})
 		_, both := clickhousex.NewInserter[twice](ch, "orders", clickhousex.InserterConfig{})
 		_, all := clickhousex.NewInserter[order](nil, "a b", clickhousex.InserterConfig{
-			Timeout: -1, Dedup: 7, MaxSplits: -2, Settings: clickhouse.Settings{
+			Timeout: -1, Dedup: 7, MaxSplits: -2, MaxBytes: -3, Settings: clickhouse.Settings{
 				"insert_deduplication_token": "x", "insert_deduplicate": 1, "deduplicate_insert": "enable", "wait_for_async_insert": 0,
 			},
 			Retry: retry.Policy{Attempts: -5},
@@ -753,7 +753,7 @@ func TestNewInserterRefuses(t *testing.T) {
 			{empty, []string{"no field"}},
 			{both, []string{`two fields for column "x"`}},
 			{all, []string{
-				"got nil", `"a b"`, "Timeout", "-1ns", "Dedup", "7", "MaxSplits", "-2", "insert_deduplication_token", "Attempts", "-5",
+				"got nil", `"a b"`, "Timeout", "-1ns", "Dedup", "7", "MaxSplits", "-2", "MaxBytes", "-3", "insert_deduplication_token", "Attempts", "-5",
 				"insert_deduplicate", "deduplicate_insert", "wait_for_async_insert",
 			}},
 		} {

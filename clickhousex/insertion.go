@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"reflect"
 	"strings"
 	"time"
 
@@ -23,7 +22,7 @@ var errChanged = holdfast.Hold(errors.New("the table's columns have changed, or 
 type insertion struct {
 	*table
 	items int
-	item  func(int) reflect.Value
+	views []view                   // Of their columns.
 	key   func() string            // The batch's among the records. Nil when its items cannot be told from others.
 	token func(items []int) string // Of some of the items. Nil without a key.
 
@@ -83,7 +82,7 @@ func (w *insertion) check(ctx context.Context, age time.Duration) (unfit map[int
 	if w.begun() {
 		left = w.unfit
 	}
-	w.rows, unfit, err = l.rows(w.items, w.item, left)
+	w.rows, unfit, err = l.rows(w.items, w.views, left)
 	if err != nil {
 		w.suspect.Store(true) // Whoever mends it may alter the table.
 	}
@@ -136,14 +135,14 @@ func (w *insertion) verdict(err error) error {
 // which is stored or not.
 const maxBlockRows = 1_000_000
 
-// insert stores the rows [from, to). What the server refuses as bad data, and has certainly not stored, is halved until
+// insert stores the rows [from, to), in halves when they are too many for one insert. What the server refuses as bad data, and has certainly not stored, is halved until
 // the bad rows stand alone.
 func (w *insertion) insert(ctx context.Context, from, to int) error {
 	this := part{from, to}
 	switch state := w.parts[this]; {
 	case state == partSettled || from == to:
 		return nil
-	case state == partUntried && to-from <= maxBlockRows:
+	case state == partUntried && (w.unknown != nil || w.isOneInsert(from, to)):
 		err := w.try(ctx, from, to)
 		switch {
 		case err == nil:
@@ -161,13 +160,17 @@ func (w *insertion) insert(ctx context.Context, from, to int) error {
 		}
 		w.splits += 2
 		w.counts.splits.Add(1)
-		w.note(this, partSplit)
 	}
+	w.note(this, partSplit)
 	middle := from + (to-from)/2
 	if err := w.insert(ctx, from, middle); err != nil {
 		return err
 	}
 	return w.insert(ctx, middle, to)
+}
+
+func (w *insertion) isOneInsert(from, to int) bool {
+	return to-from == 1 || to-from <= maxBlockRows && w.rows.size(from, to) <= w.cfg.MaxBytes
 }
 
 // toleratedRows are refused by the server before anything else than the rows is suspected.
@@ -225,11 +228,12 @@ func (w *insertion) send(ctx context.Context, from, to int) error {
 		return beforeSend(err)
 	}
 	defer batch.Close() // Frees the connection when Send was not reached.
-	if !w.rows.layout.fits(batch.Columns()) {
+	columns := batch.Columns()
+	if !w.rows.layout.fits(columns) {
 		w.suspect.Store(true)
 		return errChanged
 	}
-	if err := w.rows.fill(batch, from, to); err != nil {
+	if err := w.rows.send(columns, from, to); err != nil {
 		return beforeSend(err)
 	}
 	return afterSend(batch.Send())

@@ -2,8 +2,6 @@ package clickhousex
 
 import (
 	"errors"
-	"fmt"
-	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -70,29 +68,36 @@ type rows struct {
 	items  []int // The item of each row, ascending.
 }
 
-// rows checks and converts n items but for those in left. Unfit are the items that a column would not take; an error means
-// that no item could be taken at all, whatever its values.
-func (l *layout) rows(n int, item func(int) reflect.Value, left map[int]error) (_ *rows, unfit map[int]error, _ error) {
+// rows checks and converts n items but for those in left; each view is of one column. Unfit are the items that a column
+// would not take; an error means that no item could be taken at all, whatever its values.
+func (l *layout) rows(n int, views []view, left map[int]error) (_ *rows, unfit map[int]error, _ error) {
 	r, err := l.take()
 	if err != nil {
 		return nil, nil, err
 	}
+	unfit = make(map[int]error)
 	for i := range n {
-		if left[i] != nil {
-			continue
-		}
-		if err := r.add(i, item(i)); err != nil {
-			if _, ok := errors.AsType[*RowError](err); !ok {
-				r.release()
-				return nil, nil, err
-			}
-			if unfit == nil {
-				unfit = make(map[int]error)
-			}
-			unfit[i] = err
+		switch {
+		case left[i] != nil:
+		case !views[0].has(i):
+			unfit[i] = &RowError{Row: i, Reason: "the row is a nil pointer"}
+		default:
+			r.items = append(r.items, i)
 		}
 	}
-	return r, unfit, nil
+	for {
+		known := len(unfit)
+		if err := r.fill(views, unfit); err != nil {
+			r.release()
+			return nil, nil, err
+		}
+		if len(unfit) == known {
+			return r, unfit, nil
+		}
+		// A row that one column refused is in others: begin again without it.
+		r.items = slices.DeleteFunc(r.items, func(item int) bool { return unfit[item] != nil })
+		r.reset()
+	}
 }
 
 func (l *layout) take() (*rows, error) {
@@ -115,44 +120,25 @@ func (l *layout) columnError(i int, err error) error {
 	return &ColumnError{Table: l.table, Column: f.column, Type: l.types[i].name, Field: f.goType.String(), Err: err}
 }
 
-// add takes the item's value into every column, or into none.
-func (r *rows) add(i int, row reflect.Value) error {
-	if row.Kind() == reflect.Pointer {
-		if row.IsNil() {
-			return &RowError{Row: i, Reason: "the row is a nil pointer"}
-		}
-		row = row.Elem()
-	}
-	k, err := r.fillCells(row)
-	if err == nil {
-		r.items = append(r.items, i)
-		return nil
-	}
-	for _, filled := range r.cells[:k] {
-		filled.pop()
-	}
-	if errors.Is(err, errMismatch) {
-		return r.layout.columnError(k, err)
-	}
-	f := r.layout.fields[k]
-	return &RowError{
-		Row: i, Column: f.column, Type: r.layout.types[k].name, Kind: f.goType.String(), Reason: reason(err), Err: err,
-	}
-}
-
-// fillCells adds a row to one column after the other, and says which one did not take it.
-func (r *rows) fillCells(row reflect.Value) (k int, err error) {
-	defer func() {
-		if p := recover(); p != nil { // In a Valuer of the program's.
-			err = fmt.Errorf("%w: %v", errPanicked, p)
-		}
-	}()
-	for k = range r.cells {
-		if err := r.cells[k].add(row); err != nil {
-			return k, err
+// fill takes every item into every column, and notes those that a column refuses. It ends with a column that can take none.
+func (r *rows) fill(views []view, unfit map[int]error) (mismatch error) {
+	for k, c := range r.cells {
+		f := r.layout.fields[k]
+		c.fill(views[k], r.items, func(item int, err error) {
+			switch {
+			case errors.Is(err, errMismatch):
+				mismatch = r.layout.columnError(k, err)
+			case unfit[item] == nil:
+				unfit[item] = &RowError{
+					Row: item, Column: f.column, Type: r.layout.types[k].name, Kind: f.goType.String(), Reason: reason(err), Err: err,
+				}
+			}
+		})
+		if mismatch != nil {
+			return mismatch
 		}
 	}
-	return k, nil
+	return nil
 }
 
 // reason never repeats a value, as the driver's own texts do.
@@ -165,20 +151,34 @@ func reason(err error) string {
 	return "not a value of this column"
 }
 
-// fill gives the rows [first, next) to a fresh batch.
-func (r *rows) fill(batch chdriver.Batch, first, next int) error {
+// send gives the rows [from, to) to the columns of a fresh batch.
+func (r *rows) send(columns []column.Interface, from, to int) error {
+	w := newWire()
 	for k, c := range r.cells {
-		if err := c.send(batch.Column(k), first, next); err != nil {
+		if err := c.send(columns[k], w, from, to); err != nil {
 			return r.layout.columnError(k, err)
 		}
 	}
 	return nil
 }
 
-func (r *rows) release() {
+// size is how many bytes the rows [from, to) are on the wire, near enough.
+func (r *rows) size(from, to int) int {
+	n := 0
+	for _, c := range r.cells {
+		n += c.size(from, to)
+	}
+	return n
+}
+
+func (r *rows) reset() {
 	for _, c := range r.cells {
 		c.reset()
 	}
+}
+
+func (r *rows) release() {
+	r.reset()
 	r.items = r.items[:0]
 	r.layout.free.Put(r)
 }

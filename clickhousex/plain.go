@@ -3,6 +3,7 @@ package clickhousex
 import (
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"net"
 	"reflect"
 	"time"
@@ -10,33 +11,51 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/column"
 )
 
-// plain gives the value to hand to the driver's AppendRow: pointers followed, Valuers asked, and what the driver would
-// coerce refused, in arrays and maps too. A day before 1970 is the caller's to cut.
+// plain gives the value to hand to the driver's AppendRow: what resolve makes of it, nil only where the column takes it,
+// and what the driver would coerce refused, in arrays and maps too.
 func plain(t colType, v reflect.Value) (any, error) {
+	v, err := resolve(t, v)
+	switch {
+	case err != nil:
+		return nil, err
+	case v.IsValid():
+		return v.Interface(), refuse(t, v)
+	case !t.nullable && !selfTyped(t.base):
+		return nil, errNull
+	default:
+		return nil, nil
+	}
+}
+
+// resolve follows pointers and asks Valuers. The zero Value stands for nil.
+func resolve(t colType, v reflect.Value) (_ reflect.Value, err error) {
+	defer func() {
+		if p := recover(); p != nil { // In a Valuer of the program's.
+			err = fmt.Errorf("%w: %v", errPanicked, p)
+		}
+	}()
 	for v.IsValid() {
 		pointer := v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface
 		if pointer && v.IsNil() || isNoAddress(v) {
 			break
 		}
-		if ordered, err := refuseOrdered(t, v); ordered {
-			return v.Interface(), err
+		if isOrdered(t, v) {
+			return v, nil
 		}
 		if valuer, ok := reflect.TypeAssert[driver.Valuer](v); ok && !selfTyped(t.base) {
 			value, err := valuer.Value()
 			if err != nil {
-				return nil, err
+				return reflect.Value{}, err
 			}
-			return plain(t, reflect.ValueOf(value))
+			v = reflect.ValueOf(value)
+			continue
 		}
 		if !pointer {
-			return v.Interface(), refuse(t, v)
+			return v, nil
 		}
 		v = v.Elem()
 	}
-	if !t.nullable && !selfTyped(t.base) {
-		return nil, errNull
-	}
-	return nil, nil
+	return reflect.Value{}, nil
 }
 
 // isNoAddress is true of a net.IP without bytes, which the driver would store as 0.0.0.0.
@@ -55,57 +74,46 @@ func selfTyped(base string) bool {
 }
 
 // refuse says why the driver would not store v as it is. Types that are not named here are the driver's to judge.
-func refuse(t colType, v reflect.Value) (err error) {
+func refuse(t colType, v reflect.Value) error {
 	switch t.base {
-	case "Int8":
-		_, err = toInt[int8](v)
-	case "Int16":
-		_, err = toInt[int16](v)
-	case "Int32":
-		_, err = toInt[int32](v)
-	case "Int64":
-		_, err = toInt[int64](v)
-	case "UInt8":
-		_, err = toInt[uint8](v)
-	case "UInt16":
-		_, err = toInt[uint16](v)
-	case "UInt32":
-		_, err = toInt[uint32](v)
-	case "UInt64":
-		_, err = toInt[uint64](v)
-	case "Float32":
-		_, err = toFloat[float32](v)
-	case "Float64":
-		_, err = toFloat[float64](v)
-	case "Bool":
-		_, err = toBool(v)
+	case "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Float32", "Float64", "Bool",
+		"Date", "Date32", "DateTime", "DateTime64":
+		encode := scalarEncoder(v.Type(), t)
+		if encode == nil {
+			return errMismatch
+		}
+		_, err := encode(nil, pointerTo(v))
+		return err
 	case "FixedString":
-		if size, ok := sizeParam(t); ok {
-			_, err = toFixedString(size)(v)
+		if encode := scalarEncoder(v.Type(), t); encode != nil {
+			_, err := encode(nil, pointerTo(v))
+			return err
 		}
 	case "Enum8": // The driver looks an integer up by its lowest bits.
 		if v.CanInt() {
-			_, err = toInt[int8](v)
+			_, err := fromInt[int8](v.Int())
+			return err
 		}
 	case "Enum16":
 		if v.CanInt() {
-			_, err = toInt[int16](v)
+			_, err := fromInt[int16](v.Int())
+			return err
 		}
-	case "Date", "Date32", "DateTime", "DateTime64":
-		r, _ := timeRangeOf(t.base)
-		_, err = r.toTime(v)
 	case "Decimal":
 		if v.Kind() == reflect.String {
-			err = checkDecimal(t, v.String())
+			return checkDecimal(t, v.String())
 		}
 	case "IPv4", "IPv6":
-		err = checkAddress(t, v)
+		return checkAddress(t, v)
 	case "Array":
-		err = refuseElements(t, v)
+		return refuseElements(t, v)
 	case "Map":
-		err = refuseEntries(t, v)
+		if isOrdered(t, v) {
+			return refuseOrdered(t, v)
+		}
+		return refuseEntries(t, v)
 	}
-	return err
+	return nil
 }
 
 func refuseElements(t colType, v reflect.Value) error {
@@ -134,11 +142,21 @@ func refuseEntries(t colType, v reflect.Value) error {
 	return nil
 }
 
-// refuseOrdered does what refuseEntries does for the maps of the driver's interfaces, which may be pointers.
-func refuseOrdered(t colType, v reflect.Value) (ordered bool, err error) {
+// isOrdered is true of the maps of the driver's interfaces, which may be pointers.
+func isOrdered(t colType, v reflect.Value) bool {
 	if t.base != "Map" || len(t.params) != 2 {
-		return false, nil
+		return false
 	}
+	switch v.Interface().(type) {
+	case column.IterableOrderedMap, column.OrderedMap:
+		return true
+	default:
+		return false
+	}
+}
+
+// refuseOrdered does for them what refuseEntries does for Go's maps.
+func refuseOrdered(t colType, v reflect.Value) (err error) {
 	key, value := parseType(t.params[0]), parseType(t.params[1])
 	entry := func(k, v any) {
 		if err == nil {
@@ -150,16 +168,13 @@ func refuseOrdered(t colType, v reflect.Value) (ordered bool, err error) {
 		for entries := m.Iterator(); entries.Next(); {
 			entry(entries.Key(), entries.Value())
 		}
-		return true, err
 	case column.OrderedMap:
 		for k := range m.Keys() { // To the end, or its sender would wait for ever.
 			v, _ := m.Get(k)
 			entry(k, v)
 		}
-		return true, err
-	default:
-		return false, nil
 	}
+	return err
 }
 
 // refuseInside checks a value that cannot be replaced where it is.

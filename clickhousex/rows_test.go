@@ -184,6 +184,57 @@ func TestRowsRefused(t *testing.T) {
 	refuses(t, "Int64", panics{}, panics{})
 }
 
+// TestLowCardinality: places in the dictionary take one byte, two or four, and the rows keep their values.
+func TestLowCardinality(t *testing.T) {
+	for _, n := range []int{1, 255, 256, 257, 65_535, 65_536, 65_537} {
+		values := make([]*string, 0, n+2)
+		for i := range n {
+			values = append(values, new(fmt.Sprint("value ", i)))
+		}
+		values = append(values, nil, new("value 0"), new(""))
+		stored, err := insertCells(t, "LowCardinality(Nullable(String))", values...)
+		if err != nil || len(stored) != len(values) {
+			t.Fatalf("%d values: stored %d rows, error %v", n, len(stored), err)
+		}
+		for i, v := range values {
+			if v == nil && stored[i] != nil || v != nil && stored[i] != *v {
+				t.Fatalf("%d values: row %d is %v", n, i, stored[i])
+			}
+		}
+	}
+	days := []time.Time{time.Date(2024, 2, 29, 0, 0, 0, 0, time.UTC), time.Unix(0, 0).UTC()}
+	takes(t, "LowCardinality(Date)", append(days, days[0]), days[0], days[1], days[0])
+	takes(t, "LowCardinality(UInt16)", []int{7, 0, 7, 65535}, uint16(7), uint16(0), uint16(7), uint16(65535))
+	takes(t, "LowCardinality(FixedString(2))", []any{"a", []byte("b"), "a\x00"}, "a\x00", "b\x00", "a\x00")
+	refuses[*string](t, "LowCardinality(String)", nil)
+}
+
+// TestMaxBytes: a batch of more bytes is stored in several inserts, each with a token of its own, and a row of more in one.
+func TestMaxBytes(t *testing.T) {
+	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+		in := newInserter[order](t, open(t, options(s), clickhousex.Config{}), "orders", clickhousex.InserterConfig{MaxBytes: 1000})
+		b := batchOf(0, 100) // 8 bytes each, 2 for nil, and names of up to 9.
+		b.Items[99].Value.Name = strings.Repeat("x", 2000)
+		if err := in.Write(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		wantIDs(t, s, upTo(100)...)
+		tokens := make(map[string]bool)
+		for _, insert := range s.Inserts() {
+			tokens[insert.Token] = true
+			if insert.Rows > 1000/(8+2+8) {
+				t.Errorf("%d rows in one insert", insert.Rows)
+			}
+		}
+		if n := len(s.Inserts()); len(tokens) != n || n > 16 {
+			t.Errorf("%d inserts with %d tokens", n, len(tokens))
+		}
+		if stats := in.Stats(); stats.Splits != 0 {
+			t.Errorf("Stats = %+v: bytes are no refusal", stats)
+		}
+	})
+}
+
 // decimalValue brings its text as the known decimal types do.
 type decimalValue string
 
