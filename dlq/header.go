@@ -46,9 +46,12 @@ var ErrNotALetter = errors.New("dlq: not a letter")
 func Encode(l Letter) holdfast.Message {
 	m := l.Message
 	headers := make([]holdfast.Header, 0, len(m.Headers)+15)
+	redrives := l.Redrives
 	for _, h := range m.Headers {
 		if !isLetterHeader(h.Key) {
 			headers = append(headers, h)
+		} else if h.Key == HeaderRedriveCount {
+			redrives = max(redrives, parseCount(string(h.Value))) // It came home by a Redrive.
 		}
 	}
 	add := func(key, value string) {
@@ -70,7 +73,7 @@ func Encode(l Letter) holdfast.Message {
 	add(HeaderReason, string(l.Reason))
 	add(HeaderErrorMessage, cut(l.Error, maxErrorMessage))
 	add(HeaderAttempts, strconv.Itoa(l.Attempts))
-	add(HeaderRedriveCount, strconv.Itoa(l.Redrives))
+	add(HeaderRedriveCount, strconv.Itoa(redrives))
 	add(HeaderFirstFailedAt, formatTime(l.FirstFailedAt))
 	add(HeaderDeadAt, formatTime(l.DeadAt))
 	return holdfast.Message{Key: m.Key, Value: m.Value, Headers: headers}

@@ -1,11 +1,11 @@
 package dlq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
+	"log/slog"
 
 	"github.com/holdfast-io/holdfast"
 )
@@ -15,27 +15,53 @@ type Claims interface {
 	Consume(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error
 }
 
-// SourceConfig says which letters a Source delivers. All others are passed over: they stay where they are, and nothing
-// is known of them but that this group has passed them.
+// SourceConfig says which letters come home, and how fast. The zero value takes all of them, at once and for ever again.
 type SourceConfig struct {
-	Group   string   // Letters of this group only. Empty: of every group.
-	Reasons []Reason // Letters with one of these reasons only. Empty: with any.
+	// Filter says which letters are wanted. All others are passed over: they stay where they are, and nothing is known
+	// of them but that this group has passed them.
+	Filter Filter
+
+	// Parking takes letters that have come back too often. Nil: there is no too often.
+	Parking *Parking
+
+	// Ledger remembers what was taken home, so that it is passed over should it be read again. Nil: nobody does.
+	Ledger *Ledger
+
+	// MessagesPerSecond and BytesPerSecond bound what is handed out. 0 means no bound.
+	MessagesPerSecond int
+	BytesPerSecond    int
+
+	// Logger gets changes of state. Nil means slog.Default().
+	Logger *slog.Logger
 }
 
 // Validate names every field that cannot be.
 func (c SourceConfig) Validate() error {
-	if i := slices.Index(c.Reasons, ""); i >= 0 {
-		return fmt.Errorf("dlq: SourceConfig.Reasons[%d] must be a reason, got \"\"", i)
+	errs := []error{c.Filter.Validate()}
+	if c.MessagesPerSecond < 0 {
+		errs = append(errs, fmt.Errorf("dlq: SourceConfig.MessagesPerSecond must be positive, or 0 for no bound, got %d", c.MessagesPerSecond))
 	}
-	return nil
+	if c.BytesPerSecond < 0 {
+		errs = append(errs, fmt.Errorf("dlq: SourceConfig.BytesPerSecond must be positive, or 0 for no bound, got %d", c.BytesPerSecond))
+	}
+	return errors.Join(errs...)
+}
+
+func (c SourceConfig) sorter() *sorter {
+	return &sorter{filter: c.Filter, parking: c.Parking, ledger: c.Ledger}
 }
 
 // Source reads letters as the messages they were, with their original topic, partition, offset, time and headers, and
 // with Message.Letter set. It is a pipeline.Source. Records that are no letters are passed over. It is safe for
 // concurrent use.
+//
+// With a ledger, what its user commits is recorded there first, and committed when the record is acknowledged.
 type Source struct {
 	claims Claims
 	cfg    SourceConfig
+	sorter *sorter
+	pace   pace
+	tally  *tally
 }
 
 // NewSource returns a Source over the claims of a dead-letter topic. It does no I/O.
@@ -46,105 +72,20 @@ func NewSource(c Claims, cfg SourceConfig) (*Source, error) {
 	if c == nil {
 		return nil, errors.New("dlq: NewSource needs Claims, got nil")
 	}
-	cfg.Reasons = slices.Clone(cfg.Reasons)
-	return &Source{claims: c, cfg: cfg}, nil
+	return &Source{
+		claims: c,
+		cfg:    cfg,
+		sorter: cfg.sorter(),
+		pace:   newPace(cfg.MessagesPerSecond, cfg.BytesPerSecond),
+		tally:  newTally(cmp.Or(cfg.Logger, slog.Default())),
+	}, nil
 }
 
-// Consume runs handle for each claim of the dead-letter topic until ctx ends, as the claims' own Consume does.
+// Consume runs handle for each claim of the dead-letter topic until ctx ends, as the claims' own Consume does. A claim's
+// Fetch fails when its letters cannot be parked because the configuration forbids it.
 func (s *Source) Consume(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error {
 	return s.claims.Consume(ctx, func(ctx context.Context, c holdfast.Claim) error {
-		next, _ := c.Committed()
-		return handle(ctx, &letterClaim{Claim: c, cfg: s.cfg, settled: next, last: next - 1, passed: next})
+		letters := &letterClaim{Claim: c, sorter: s.sorter, pace: s.pace, tally: s.tally, end: -1}
+		return serveLetters(ctx, letters, func(ctx context.Context, c *letterClaim) error { return handle(ctx, c) })
 	})
-}
-
-// letterClaim shows the wanted letters of a claim as messages. What it passes over is settled together with the letter
-// before it, or at once when no letter is outstanding.
-type letterClaim struct {
-	holdfast.Claim
-	cfg SourceConfig
-
-	mu      sync.Mutex
-	settled int64 // Everything before it is settled.
-	last    int64 // The last letter delivered.
-	passed  int64 // Everything before it was delivered or passed over.
-}
-
-// Fetch waits for wanted letters.
-func (c *letterClaim) Fetch(ctx context.Context) ([]holdfast.Message, error) {
-	for {
-		records, err := c.Claim.Fetch(ctx)
-		if err != nil {
-			return nil, err
-		}
-		messages := make([]holdfast.Message, 0, len(records))
-		for _, r := range records {
-			if l, err := Decode(r); err == nil && c.wanted(l) {
-				messages = append(messages, message(l, r))
-			}
-		}
-		next := c.deliver(messages, records[len(records)-1].Offset+1)
-		if next > 0 {
-			c.Claim.Commit(next)
-		}
-		if len(messages) > 0 {
-			return messages, nil
-		}
-	}
-}
-
-// deliver notes what Fetch read up to, and returns how far the claim may be committed right away, zero for not at all.
-func (c *letterClaim) deliver(messages []holdfast.Message, passed int64) int64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	outstanding := c.settled <= c.last
-	c.passed = passed
-	switch {
-	case len(messages) > 0:
-		c.last = messages[len(messages)-1].Letter.Offset
-		return 0
-	case outstanding:
-		return 0
-	default:
-		c.settled = passed
-		return passed
-	}
-}
-
-// Commit settles the letters before next, and what was passed over behind the last of them.
-func (c *letterClaim) Commit(next int64) {
-	c.mu.Lock()
-	c.settled = max(c.settled, next)
-	if c.settled > c.last {
-		c.settled = c.passed
-	}
-	next = c.settled
-	c.mu.Unlock()
-	c.Claim.Commit(next)
-}
-
-// Settled is the offset before which every letter is settled or passed over.
-func (c *letterClaim) Settled() int64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.settled
-}
-
-func (c *letterClaim) wanted(l Letter) bool {
-	return (c.cfg.Group == "" || l.Group == c.cfg.Group) &&
-		(len(c.cfg.Reasons) == 0 || slices.Contains(c.cfg.Reasons, l.Reason))
-}
-
-func message(l Letter, record holdfast.Message) holdfast.Message {
-	m := l.Message
-	m.Letter = &holdfast.Letter{
-		ID:            l.ID(),
-		Reason:        string(l.Reason),
-		Redrives:      l.Redrives,
-		FirstFailedAt: l.FirstFailedAt,
-		Topic:         record.Topic,
-		Partition:     record.Partition,
-		Offset:        record.Offset,
-	}
-	return m
 }

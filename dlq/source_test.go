@@ -22,6 +22,7 @@ func (l *log) Consume(ctx context.Context, handle func(context.Context, holdfast
 	return handle(ctx, l)
 }
 
+func (l *log) Partition() (string, int)   { return "orders.dlq", 7 }
 func (l *log) Committed() (int64, string) { return 0, "" }
 func (l *log) Commit(next int64)          { l.committed = append(l.committed, next) }
 
@@ -46,7 +47,7 @@ func record(offset int64, change func(*dlq.Letter)) holdfast.Message {
 
 func source(t *testing.T, l *log) *dlq.Source {
 	t.Helper()
-	s, err := dlq.NewSource(l, dlq.SourceConfig{Group: "g", Reasons: []dlq.Reason{dlq.CircuitOpen}})
+	s, err := dlq.NewSource(l, dlq.SourceConfig{Filter: dlq.Filter{Groups: []string{"g"}, Reasons: []dlq.Reason{dlq.CircuitOpen}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -101,9 +101,11 @@ func wayHome(kin sibling, cfg Config, group string) (Source, error) {
 		return nil, nil
 	}
 	letters := claimsFunc(func(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error {
-		return kin.ConsumeAs(ctx, group+".redrive", []string{topic}, handle)
+		return kin.ConsumeAs(ctx, dlq.HomeGroup(group), []string{topic}, handle)
 	})
-	home, err := dlq.NewSource(letters, dlq.SourceConfig{Group: group, Reasons: []dlq.Reason{dlq.CircuitOpen}})
+	home, err := dlq.NewSource(letters, dlq.SourceConfig{
+		Filter: dlq.Filter{Groups: []string{group}, Reasons: []dlq.Reason{dlq.CircuitOpen}},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("pipeline: the letters' way home: %w", err)
 	}

@@ -1,0 +1,663 @@
+package dlq_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/breaker"
+	"github.com/holdfast-io/holdfast/dlq"
+	"github.com/holdfast-io/holdfast/kafkax"
+	"github.com/holdfast-io/holdfast/testkit"
+)
+
+// office is a Kafka with a dead-letter topic, in a bubble.
+type office struct {
+	t       *testing.T
+	network *testkit.Network
+	kafka   *testkit.KafkaServer
+}
+
+func newOffice(t *testing.T) *office {
+	t.Helper()
+	network := new(testkit.Network)
+	return &office{t, network, testkit.Kafka(t, testkit.KafkaConfig{Network: network, Topics: map[string]int{
+		"orders": 2, "elsewhere": 1, "orders.dlq": 2, "orders.dlq.parked": 1, "ledger": 1,
+	}})}
+}
+
+// bury dead-letters n orders, each in a record batch of its own.
+func (o *office) bury(n int, change func(int, *dlq.Letter)) {
+	o.t.Helper()
+	for i := range n {
+		l := letter()
+		l.Message.Partition, l.Message.Offset = i%2, int64(i/2)
+		l.Message.Key, l.Message.Value = fmt.Appendf(nil, "key %d", i), fmt.Appendf(nil, "order %d %s", i, strings.Repeat("x", 500))
+		l.Reason, l.Redrives = dlq.RetriesExhausted, 0
+		change(i, &l)
+		record := dlq.Encode(l)
+		record.Topic, record.Partition = "orders.dlq", l.Message.Partition
+		if err := o.kafka.Produce(o.t.Context(), record); err != nil {
+			o.t.Fatal(err)
+		}
+	}
+}
+
+// messages gives what is in a topic, without the filling.
+func (o *office) messages(topic string) []string {
+	o.t.Helper()
+	found, err := o.kafka.Messages(o.t.Context(), topic)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	var values []string
+	for _, m := range found {
+		value, _, _ := strings.Cut(string(m.Value), " x")
+		values = append(values, value)
+	}
+	return values
+}
+
+// clerk is a process that redrives: its clients, and the connections that are cut when it crashes.
+type clerk struct {
+	o        *office
+	consumer *kafkax.Consumer
+	producer *kafkax.Producer
+	admin    *kafkax.Admin
+
+	mu      sync.Mutex
+	conns   []net.Conn
+	crashed bool
+	calls   int // Of the producer.
+	crashAt func(call int, before bool) bool
+	crash   context.CancelFunc
+}
+
+func (o *office) clerk() *clerk {
+	o.t.Helper()
+	c := &clerk{o: o}
+	cluster := kafkax.Cluster{Brokers: o.kafka.Addrs(), Dial: c.dial}
+	var err error
+	c.consumer, err = kafkax.NewConsumer(cluster, kafkax.ConsumerConfig{
+		Group: "unused", Topics: []string{"unused"}, FetchBytes: 3000, CommitInterval: -1, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	if c.producer, err = kafkax.NewProducer(cluster, kafkax.ProducerConfig{}); err != nil {
+		o.t.Fatal(err)
+	}
+	if c.admin, err = kafkax.NewAdmin(cluster, kafkax.AdminConfig{}); err != nil {
+		o.t.Fatal(err)
+	}
+	o.t.Cleanup(c.close)
+	return c
+}
+
+func (c *clerk) close() {
+	_ = c.producer.Close(context.Background())
+	c.admin.Close()
+}
+
+func (c *clerk) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := c.o.network.Dial(ctx, network, addr)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.crashed {
+		return nil, errors.New("crashed")
+	}
+	if err == nil {
+		c.conns = append(c.conns, conn)
+	}
+	return conn, err
+}
+
+// reach lets the process crash if this is where it is to.
+func (c *clerk) reach(call int, before bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.crashAt != nil && c.crashAt(call, before) && !c.crashed {
+		c.crashed = true
+		for _, conn := range c.conns {
+			_ = conn.Close()
+		}
+		c.crash()
+	}
+	if c.crashed {
+		return errors.New("crashed")
+	}
+	return nil
+}
+
+func (c *clerk) Partitions(ctx context.Context, topic string) (int, error) {
+	return c.producer.Partitions(ctx, topic)
+}
+
+func (c *clerk) Produce(ctx context.Context, messages ...holdfast.Message) error {
+	return c.producer.Produce(ctx, messages...)
+}
+
+func (c *clerk) ProduceTo(ctx context.Context, topic string, partition int, messages ...holdfast.Message) error {
+	c.mu.Lock()
+	c.calls++
+	call := c.calls
+	c.mu.Unlock()
+	if err := c.reach(call, true); err != nil {
+		return err
+	}
+	if err := c.producer.ProduceTo(ctx, topic, partition, messages...); err != nil {
+		return err
+	}
+	return c.reach(call, false)
+}
+
+func (c *clerk) redrive(ledger bool, cfg dlq.RedriveConfig) *dlq.Redrive {
+	c.o.t.Helper()
+	cfg.Topic = "orders.dlq"
+	cfg.Letters.Logger = slog.New(slog.DiscardHandler)
+	var err error
+	if ledger {
+		if cfg.Letters.Ledger, err = dlq.NewLedger(c, c.admin, dlq.LedgerConfig{Topic: "ledger"}); err != nil {
+			c.o.t.Fatal(err)
+		}
+	}
+	r, err := dlq.NewRedrive(c.consumer, c, c.admin, cfg)
+	if err != nil {
+		c.o.t.Fatal(err)
+	}
+	return r
+}
+
+func (o *office) run(r *dlq.Redrive) dlq.Summary {
+	o.t.Helper()
+	s, err := r.Run(o.t.Context())
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return s
+}
+
+func unchanged(int, *dlq.Letter) {}
+
+func TestRedriveTakesLettersBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		o.bury(40, unchanged)
+		if err := o.kafka.Produce(t.Context(), holdfast.Message{Topic: "orders.dlq", Value: []byte("no letter")}); err != nil {
+			t.Fatal(err)
+		}
+		r := o.clerk().redrive(false, dlq.RedriveConfig{Strip: []string{"b"}})
+		plan, err := r.Plan(t.Context())
+		if err != nil || plan.Records != 41 || plan.States[dlq.Open] != 40 || plan.States[dlq.Foreign] != 1 || plan.Topics["orders"] != 40 {
+			t.Errorf("the plan is %+v, %v", plan, err)
+		}
+		if got := o.messages("orders"); got != nil {
+			t.Fatalf("a plan sent %v", got)
+		}
+		s := o.run(r)
+		want := dlq.Summary{Read: 41, Redriven: 40, Skipped: map[dlq.State]int{dlq.Foreign: 1}, Next: map[int]int64{0: 21, 1: 20}}
+		if !reflect.DeepEqual(s, want) {
+			t.Errorf("the summary is\n%+v, want\n%+v", s, want)
+		}
+		found, err := o.kafka.Messages(t.Context(), "orders")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, m := range found {
+			n := i%20*2 + i/20 // In each partition, in the order of the letters.
+			id := fmt.Sprintf("g/orders/%d/%d", i/20, i%20)
+			headers := append(letter().Message.Headers,
+				holdfast.Header{Key: dlq.HeaderID, Value: []byte(id)}, holdfast.Header{Key: dlq.HeaderRedriveCount, Value: []byte("1")})
+			if m.Partition != i/20 || string(m.Key) != fmt.Sprint("key ", n) || !strings.HasPrefix(string(m.Value), fmt.Sprintf("order %d x", n)) ||
+				!reflect.DeepEqual(m.Headers, headers) {
+				t.Fatalf("message %d is %+v", i, m)
+			}
+		}
+		if again := o.run(r); again.Read != 0 {
+			t.Errorf("a second run read %+v", again)
+		}
+		o.bury(2, unchanged)
+		if more := o.run(r); more.Redriven != 2 {
+			t.Errorf("a third run found %+v, want the two new letters", more)
+		}
+	})
+}
+
+// A message that fails again and again is parked, with its letter as it was.
+func TestLoopEndsInTheParkingTopic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		o.bury(1, unchanged)
+		c := o.clerk()
+		r := c.redrive(false, dlq.RedriveConfig{})
+		dead, err := dlq.NewTopic(c.producer, dlq.TopicConfig{Topic: "orders.dlq"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rounds := 0
+		for ; len(o.messages("orders.dlq.parked")) == 0; rounds++ {
+			if rounds > 10 {
+				t.Fatal("it goes round for ever")
+			}
+			before := len(o.messages("orders"))
+			o.run(r)
+			found, err := o.kafka.Messages(t.Context(), "orders")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range found[before:] { // As a pipeline that cannot do with it writes about it.
+				if err := dead.Write(t.Context(), dlq.Letter{Message: m, Reason: dlq.Permanent, Group: "g"}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if rounds != 6 {
+			t.Errorf("parked in round %d, want 6: it has failed again five times then", rounds)
+		}
+		letters, err := o.kafka.Messages(t.Context(), "orders.dlq")
+		if err != nil {
+			t.Fatal(err)
+		}
+		parked, err := o.kafka.Messages(t.Context(), "orders.dlq.parked")
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := letters[len(letters)-1]
+		if got := parked[0]; !reflect.DeepEqual(got.Headers, last.Headers) || string(got.Key) != string(last.Key) || string(got.Value) != string(last.Value) {
+			t.Errorf("parked is\n%+v, want\n%+v", got, last)
+		}
+	})
+}
+
+// Wherever a process dies, the next one takes home what is left: all of it, and with the ledger nothing twice.
+func TestCrashedRedriveGoesOn(t *testing.T) {
+	for _, ledger := range []bool{false, true} {
+		for crash := 1; ; crash++ {
+			name := fmt.Sprintf("ledger %v, crash %d", ledger, crash)
+			crashed := false
+			if !t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { crashed = crashIn(t, ledger, crash) })
+			}) || !crashed {
+				break
+			}
+		}
+	}
+}
+
+// crashIn tells whether there was a call to crash in.
+func crashIn(t *testing.T, ledger bool, crash int) bool {
+	const letters = 8
+	o := newOffice(t)
+	o.bury(letters, unchanged)
+	first := o.clerk()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	first.crash = cancel
+	first.crashAt = func(call int, before bool) bool { return (call-1)*2+1 == crash && before || call*2 == crash && !before }
+	slow := dlq.SourceConfig{MessagesPerSecond: 20} // Two letters at a time, of the five of a fetch.
+	_, err := first.redrive(ledger, dlq.RedriveConfig{Letters: slow}).Run(ctx)
+	first.mu.Lock()
+	crashed := first.crashed
+	first.mu.Unlock()
+	if !crashed {
+		if err != nil {
+			t.Error(err)
+		}
+		if crash < 10 {
+			t.Errorf("only %d places to crash in", crash-1)
+		}
+		return false
+	}
+	o.run(o.clerk().redrive(ledger, dlq.RedriveConfig{}))
+	times := make(map[string]int)
+	for _, m := range o.messages("orders") {
+		times[m]++
+	}
+	for i := range letters {
+		switch n := times[fmt.Sprint("order ", i)]; {
+		case n == 0:
+			t.Errorf("order %d has not come home", i)
+		case n > 1 && ledger:
+			t.Errorf("order %d has come home %d times", i, n)
+		}
+	}
+	if s := o.run(o.clerk().redrive(ledger, dlq.RedriveConfig{Group: "another"})); ledger && s.Redriven != 0 {
+		t.Errorf("another group redrives again what the ledger should know: %+v", s)
+	}
+	return true
+}
+
+func TestLedgerLetsWhatFailedAgainComeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		o.bury(3, unchanged)
+		o.bury(3, unchanged) // The same letters, written twice.
+		r := o.clerk().redrive(true, dlq.RedriveConfig{})
+		if s := o.run(r); s.Redriven != 3 || s.Skipped[dlq.Redriven] != 3 {
+			t.Errorf("redriving letters that are there twice: %+v", s)
+		}
+		o.bury(3, func(_ int, l *dlq.Letter) { l.Redrives = 1 })
+		if s := o.run(r); s.Redriven != 3 {
+			t.Errorf("redriving letters of messages that failed again: %+v", s)
+		}
+		survey, err := r.Survey(t.Context())
+		if err != nil || survey.States[dlq.Redriven] != 9 {
+			t.Errorf("the survey is %+v, %v", survey, err)
+		}
+	})
+}
+
+func TestRedriveFilters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+		o.bury(10, func(i int, l *dlq.Letter) {
+			l.DeadAt = at.Add(time.Duration(i) * time.Minute)
+			if i == 4 {
+				l.Reason, l.Group, l.Message.Topic = dlq.Permanent, "h", "elsewhere"
+				l.Message.Headers = []holdfast.Header{{Key: "tenant", Value: []byte("7")}}
+			}
+		})
+		for name, tc := range map[string]struct {
+			filter dlq.Filter
+			want   []string
+		}{
+			"group":     {dlq.Filter{Groups: []string{"h"}}, []string{"order 4"}},
+			"reason":    {dlq.Filter{Reasons: []dlq.Reason{"other", dlq.Permanent}}, []string{"order 4"}},
+			"topic":     {dlq.Filter{Topics: []string{"elsewhere"}}, []string{"order 4"}},
+			"partition": {dlq.Filter{Partitions: []int{1}, To: 2}, []string{"order 1", "order 3"}},
+			"offsets":   {dlq.Filter{From: 3, To: 4}, []string{"order 6", "order 7"}},
+			"time":      {dlq.Filter{After: at.Add(8 * time.Minute), Before: at.Add(9 * time.Minute)}, []string{"order 8"}},
+			"key":       {dlq.Filter{Keys: [][]byte{[]byte("key 5")}}, []string{"order 5"}},
+			"header":    {dlq.Filter{Headers: []holdfast.Header{{Key: "tenant", Value: []byte("7")}}}, []string{"order 4"}},
+			"two":       {dlq.Filter{Groups: []string{"h"}, Reasons: []dlq.Reason{dlq.Panicked}}, nil},
+		} {
+			before := len(o.messages("elsewhere"))
+			r := o.clerk().redrive(false, dlq.RedriveConfig{To: "elsewhere", Letters: dlq.SourceConfig{Filter: tc.filter}})
+			s := o.run(r)
+			got := o.messages("elsewhere")[before:]
+			slices.Sort(got)
+			if !slices.Equal(got, tc.want) || s.Redriven != len(tc.want) || s.Skipped[dlq.Unwanted] != s.Read-len(tc.want) {
+				t.Errorf("%s: redrove %v, want %v; %+v", name, got, tc.want, s)
+			}
+		}
+	})
+}
+
+// Letters that their pipeline takes home by itself are not the operator's, unless he wants them.
+func TestRedriveLeavesWhatComesHomeByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		o.bury(6, func(i int, l *dlq.Letter) {
+			if i < 4 {
+				l.Reason = dlq.CircuitOpen
+			}
+			if i == 2 {
+				l.Group = "without a way home"
+			}
+		})
+		c := o.clerk()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		if err := c.consumer.ConsumeAs(ctx, dlq.HomeGroup("g"), []string{"orders.dlq"}, func(_ context.Context, c holdfast.Claim) error {
+			c.Commit(1)
+			time.AfterFunc(time.Second, cancel)
+			<-c.Revoked()
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		r := c.redrive(false, dlq.RedriveConfig{})
+		if s := o.run(r); s.Redriven != 3 || s.Skipped[dlq.CameHome] != 2 || s.Skipped[dlq.ComesHome] != 1 {
+			t.Errorf("redrove %+v", s)
+		}
+		r = c.redrive(false, dlq.RedriveConfig{TakeHome: true})
+		if s := o.run(r); s.Redriven != 6 {
+			t.Errorf("redrove %+v of all", s)
+		}
+	})
+}
+
+type circuitState struct {
+	mu    sync.Mutex
+	state breaker.State
+}
+
+func (c *circuitState) State() breaker.State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state
+}
+
+func (c *circuitState) set(s breaker.State) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state = s
+}
+
+func TestRedriveWaitsForTheCircuit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		o.bury(60, unchanged)
+		circuit := &circuitState{state: breaker.Open}
+		r := o.clerk().redrive(false, dlq.RedriveConfig{Circuit: circuit})
+		done := make(chan dlq.Summary)
+		go func() { done <- o.run(r) }()
+		time.Sleep(time.Minute)
+		if n := len(o.messages("orders")); n != 0 {
+			t.Errorf("%d messages through an open circuit", n)
+		}
+		circuit.set(breaker.HalfOpen)
+		time.Sleep(5500 * time.Millisecond)
+		if n := len(o.messages("orders")); n < 3 || n > 6 {
+			t.Errorf("%d messages in 5.5 s of a half-open circuit, want about one a second", n)
+		}
+		circuit.set(breaker.Closed)
+		if s := <-done; s.Redriven != 60 {
+			t.Errorf("redrove %+v", s)
+		}
+	})
+}
+
+func TestRedriveKeepsThePace(t *testing.T) {
+	for name, cfg := range map[string]dlq.SourceConfig{
+		"messages": {MessagesPerSecond: 10}, "bytes": {BytesPerSecond: 5500},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := newOffice(t)
+				o.bury(100, unchanged)
+				began := time.Now()
+				s := o.run(o.clerk().redrive(false, dlq.RedriveConfig{Letters: cfg}))
+				if took := time.Since(began); s.Redriven != 100 || took < 9*time.Second || took > 20*time.Second {
+					t.Errorf("%+v in %v, want 100 letters in about 10 s", s, took)
+				}
+			})
+		})
+	}
+}
+
+// A run that is ended can be gone on with, and finishes what is on its way.
+func TestEndedRedriveGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		o.bury(100, unchanged)
+		r := o.clerk().redrive(false, dlq.RedriveConfig{Letters: dlq.SourceConfig{MessagesPerSecond: 10}})
+		ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
+		defer cancel()
+		first, err := r.Run(ctx)
+		if !errors.Is(err, context.DeadlineExceeded) || first.Redriven == 0 || first.Redriven == 100 {
+			t.Fatalf("ended early: %+v, %v", first, err)
+		}
+		if committed := o.kafka.Committed(r.Group(), "orders.dlq"); !maps.Equal(committed, first.Next) {
+			t.Errorf("committed is %v, and the summary says %v", committed, first.Next)
+		}
+		second := o.run(r)
+		if first.Redriven+second.Redriven != 100 || len(o.messages("orders")) != 100 {
+			t.Errorf("%d and then %d letters, %d messages", first.Redriven, second.Redriven, len(o.messages("orders")))
+		}
+	})
+}
+
+func TestRedriveStopsWhenTooManyFailAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		o.bury(200, unchanged)
+		c := o.clerk()
+		ctx, cancel := context.WithCancel(t.Context())
+		var pipeline sync.WaitGroup
+		defer pipeline.Wait()
+		defer cancel()
+		pipeline.Go(func() { // It fails whatever comes.
+			seen := 0
+			for ctx.Err() == nil {
+				found, err := o.kafka.Messages(ctx, "orders")
+				if err != nil {
+					return
+				}
+				for _, m := range found[seen:] {
+					record := dlq.Encode(dlq.Letter{Message: m, Group: "g"})
+					record.Topic = "orders.dlq"
+					_ = o.kafka.Produce(ctx, record)
+				}
+				seen = len(found)
+				time.Sleep(time.Second)
+			}
+		})
+		s, err := c.redrive(false, dlq.RedriveConfig{Letters: dlq.SourceConfig{MessagesPerSecond: 10}}).Run(t.Context())
+		if !errors.Is(err, dlq.ErrTooManyFailures) || s.Returned < 10 || s.Redriven > 100 {
+			t.Errorf("%+v, %v", s, err)
+		}
+	})
+}
+
+// forbidding is a target that may not be written to in one of its partitions.
+type forbidding struct {
+	*clerk
+	partition int
+}
+
+func (f forbidding) ProduceTo(ctx context.Context, topic string, partition int, messages ...holdfast.Message) error {
+	if topic == "orders" && partition == f.partition {
+		return holdfast.Hold(errors.New("forbidden"))
+	}
+	return f.clerk.ProduceTo(ctx, topic, partition, messages...)
+}
+
+// A run that ends when some of the letters are sent and others of the same fetch are not, sends only those the next time.
+func TestPartlySentLettersAreNotSentAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		var records []holdfast.Message
+		for i := range 10 {
+			l := letter()
+			l.Message.Partition, l.Message.Offset, l.Message.Value, l.Reason = i%2, int64(i), fmt.Appendf(nil, "order %d", i), dlq.Permanent
+			record := dlq.Encode(l)
+			record.Topic = "orders.dlq"
+			records = append(records, record)
+		}
+		if err := o.kafka.Produce(t.Context(), records...); err != nil {
+			t.Fatal(err)
+		}
+		c := o.clerk()
+		ledger, err := dlq.NewLedger(c, c.admin, dlq.LedgerConfig{Topic: "ledger"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := dlq.RedriveConfig{Topic: "orders.dlq", Letters: dlq.SourceConfig{Ledger: ledger, Logger: slog.New(slog.DiscardHandler)}}
+		r, err := dlq.NewRedrive(c.consumer, forbidding{c, 1}, c.admin, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Run(t.Context()); !holdfast.IsHold(err) {
+			t.Fatalf("got %v, want to hear that it is forbidden", err)
+		}
+		if n := len(o.messages("orders")); n != 5 {
+			t.Fatalf("%d messages are there, want the 5 that are allowed", n)
+		}
+		o.run(o.clerk().redrive(true, dlq.RedriveConfig{}))
+		if got := o.messages("orders"); len(got) != 10 {
+			t.Errorf("in the end %v", got)
+		}
+	})
+}
+
+// refusing is a target that never takes one of the messages.
+type refusing struct{ *clerk }
+
+func (r refusing) ProduceTo(ctx context.Context, topic string, partition int, messages ...holdfast.Message) error {
+	if topic == "orders" {
+		i := slices.IndexFunc(messages, func(m holdfast.Message) bool { return string(m.Key) == "key 4" })
+		if i >= 0 {
+			if err := r.clerk.ProduceTo(ctx, topic, partition, slices.Delete(slices.Clone(messages), i, i+1)...); err != nil {
+				return err
+			}
+			return holdfast.Permanent(refusedError{i})
+		}
+	}
+	return r.clerk.ProduceTo(ctx, topic, partition, messages...)
+}
+
+func TestRefusedLetterIsParked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		o.bury(10, unchanged)
+		c := o.clerk()
+		r, err := dlq.NewRedrive(c.consumer, refusing{c}, c.admin, dlq.RedriveConfig{Topic: "orders.dlq"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := o.run(r)
+		if parked := o.messages("orders.dlq.parked"); s.Redriven != 9 || s.Failed != 1 || !slices.Equal(parked, []string{"order 4"}) {
+			t.Errorf("%+v, parked %v", s, parked)
+		}
+	})
+}
+
+func TestRedriveSaysThatItsTargetIsMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		o.bury(3, func(_ int, l *dlq.Letter) { l.Message.Topic = "gone" })
+		s, err := o.clerk().redrive(false, dlq.RedriveConfig{}).Run(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "gone") || s.Redriven != 0 {
+			t.Errorf("%+v, %v", s, err)
+		}
+	})
+}
+
+func TestRedriveRefusesNonsense(t *testing.T) {
+	_, err := dlq.NewRedrive(nil, nil, nil, dlq.RedriveConfig{
+		To: "", MaxFailures: 2, Strip: []string{""},
+		Letters: dlq.SourceConfig{MessagesPerSecond: -1, BytesPerSecond: -1, Filter: dlq.Filter{From: -1, To: -1, Reasons: []dlq.Reason{""}, Partitions: []int{-1}}},
+	})
+	for _, field := range []string{
+		"RedriveConfig.Topic", "MaxFailures", "Strip[0]", "MessagesPerSecond", "BytesPerSecond", "Filter.From", "Filter.To", "Reasons[0]", "Partitions[0]",
+	} {
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%v does not speak of %s", err, field)
+		}
+	}
+	if _, err := dlq.NewRedrive(nil, nil, nil, dlq.RedriveConfig{Topic: "t", To: "t"}); err == nil || !strings.Contains(err.Error(), "RedriveConfig.To") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := dlq.NewRedrive(nil, nil, nil, dlq.RedriveConfig{Topic: "t"}); err == nil || !strings.Contains(err.Error(), "NewRedrive") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := dlq.NewParking(nil, dlq.ParkingConfig{MaxRedrives: -2}); err == nil || !strings.Contains(err.Error(), "ParkingConfig.Topic") || !strings.Contains(err.Error(), "MaxRedrives") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := dlq.NewLedger(nil, nil, dlq.LedgerConfig{}); err == nil || !strings.Contains(err.Error(), "LedgerConfig.Topic") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,82 @@
+package dlq
+
+import (
+	"log/slog"
+	"maps"
+	"sync"
+	"sync/atomic"
+)
+
+// Summary is what became of the records that were read.
+type Summary struct {
+	Read     int           // Records.
+	Redriven int           // Letters that were taken home.
+	Parked   int           // Letters that had come back too often.
+	Failed   int           // Letters that the target refuses for good. They are parked, too.
+	Returned int           // Letters that were written meanwhile about messages that had come home before.
+	Skipped  map[State]int // Records that stay where they are, by why.
+
+	// Next is where the next run goes on, by partition of the dead-letter topic, as far as this one had them.
+	Next map[int]int64
+}
+
+// tally counts.
+type tally struct {
+	log                                *slog.Logger
+	redriven, parked, failed, returned atomic.Int64
+	troubled                           atomic.Bool
+
+	mu      sync.Mutex
+	records int
+	skipped map[State]int
+	next    map[int]int64
+}
+
+func newTally(log *slog.Logger) *tally {
+	return &tally{log: log, skipped: make(map[State]int), next: make(map[int]int64)}
+}
+
+// read counts a record.
+func (t *tally) read(s State) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.records++
+	if s != Open && s != Exhausted {
+		t.skipped[s]++
+	}
+}
+
+// reached notes up to where a partition's letters are settled.
+func (t *tally) reached(partition int, next int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.next[partition] = max(t.next[partition], next)
+}
+
+// trouble logs that something has failed which is tried again, once until it is over.
+func (t *tally) trouble(err error) {
+	if t.troubled.CompareAndSwap(false, true) {
+		t.log.Warn("dlq: held up, will try again", slog.Any("err", err))
+	}
+}
+
+// fine logs that the trouble is over.
+func (t *tally) fine() {
+	if t.troubled.CompareAndSwap(true, false) {
+		t.log.Info("dlq: goes on")
+	}
+}
+
+func (t *tally) summary() Summary {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return Summary{
+		Read:     t.records,
+		Redriven: int(t.redriven.Load()),
+		Parked:   int(t.parked.Load()),
+		Failed:   int(t.failed.Load()),
+		Returned: int(t.returned.Load()),
+		Skipped:  maps.Clone(t.skipped),
+		Next:     maps.Clone(t.next),
+	}
+}

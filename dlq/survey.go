@@ -1,0 +1,109 @@
+package dlq
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-io/holdfast"
+)
+
+// Entry is a record of a dead-letter topic, as Browse shows it.
+type Entry struct {
+	Record holdfast.Message // As it lies there.
+	Letter Letter           // What it says; zero for what is no letter.
+	State  State
+}
+
+// Browse shows every record of the dead-letter topic, each partition in its order, up to the end as it stood, and the
+// state that it is in for this redrive. It reads from the offsets given, or from the first one on for partitions that
+// have none. It changes nothing. Letters that a run has redriven and, killed, not recorded, are shown as open.
+func (r *Redrive) Browse(ctx context.Context, from map[int]int64, show func(Entry) error) error {
+	letters := &r.cfg.Letters
+	if err := letters.Ledger.load(ctx); err != nil {
+		return err
+	}
+	first, next, err := r.log.Bounds(ctx, r.cfg.Topic)
+	if err != nil {
+		return fmt.Errorf("dlq: topic %s: %w", r.cfg.Topic, err)
+	}
+	begin := make(map[int]int64, len(first))
+	for p, offset := range first {
+		begin[p] = next[p]
+		if among(letters.Filter.Partitions, p) {
+			begin[p] = min(max(offset, from[p], letters.Filter.From), next[p])
+		}
+	}
+	s := r.sorter()
+	return r.log.Scan(ctx, r.cfg.Topic, begin, func(records []holdfast.Message) error {
+		for _, record := range records {
+			l, state, err := s.sort(ctx, &record)
+			if err != nil {
+				return err
+			}
+			if err := show(Entry{record, l, state}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Survey counts what lies in the dead-letter topic.
+func (r *Redrive) Survey(ctx context.Context) (Survey, error) { return r.survey(ctx, nil) }
+
+// Plan counts what a run would find if it began now.
+func (r *Redrive) Plan(ctx context.Context) (Survey, error) {
+	committed, err := r.log.Committed(ctx, r.cfg.Group, r.cfg.Topic)
+	if err != nil {
+		return Survey{}, fmt.Errorf("dlq: redrive of %s: %w", r.cfg.Topic, err)
+	}
+	return r.survey(ctx, committed)
+}
+
+func (r *Redrive) survey(ctx context.Context, from map[int]int64) (Survey, error) {
+	s := Survey{
+		States: make(map[State]int), Reasons: make(map[Reason]int), Topics: make(map[string]int), Groups: make(map[string]int),
+	}
+	err := r.Browse(ctx, from, func(e Entry) error {
+		s.count(&e)
+		return nil
+	})
+	return s, err
+}
+
+// Survey is what lies in a dead-letter topic, counted. Letters that the filter does not want, and records that are no
+// letters, are in Records and States only.
+type Survey struct {
+	Records int
+	Bytes   int64 // Of keys, values and headers of the open letters.
+	States  map[State]int
+
+	// The open letters and the exhausted ones.
+	Reasons map[Reason]int
+	Topics  map[string]int // Where they came from.
+	Groups  map[string]int
+	Oldest  time.Time // Zero if there is none.
+	Newest  time.Time
+}
+
+func (s *Survey) count(e *Entry) {
+	s.Records++
+	s.States[e.State]++
+	if e.State != Open && e.State != Exhausted {
+		return
+	}
+	if e.State == Open {
+		s.Bytes += int64(sizeOf(&e.Record))
+	}
+	s.Reasons[e.Letter.Reason]++
+	s.Topics[e.Letter.Message.Topic]++
+	s.Groups[e.Letter.Group]++
+	at := diedAt(&e.Letter, &e.Record)
+	if s.Oldest.IsZero() || at.Before(s.Oldest) {
+		s.Oldest = at
+	}
+	if at.After(s.Newest) {
+		s.Newest = at
+	}
+}
