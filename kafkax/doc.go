@@ -30,8 +30,18 @@
 //
 // A Producer writes through a circuit breaker with retries, and returns when all in-sync replicas have the messages. It
 // never reports a message as written that is not; a *ProduceError says of each failed one whether it may have been
-// written, whether it will ever be accepted, and whether the configuration is at fault. It is not idempotent: what is
-// repeated after a lost answer may be there twice.
+// written, whether it will ever be accepted, and whether the configuration is at fault. What it keeps to:
+//
+//   - It is idempotent: a batch that is tried again is the same bytes with the same sequence numbers, also to another
+//     leader, so a lost answer does not make a duplicate. A batch whose fate stays unknown takes the producer id with it:
+//     none of its sequence numbers is ever used for other data, which the broker would drop as a duplicate.
+//   - Deduplication ends with the process, and when the broker has forgotten an idle producer id. What a program produces
+//     again after an Ambiguous failure may be there twice.
+//   - Messages of one partition are written in the order in which they came. One batch per partition is on its way; a lone
+//     message leaves at once, and what comes meanwhile makes the next batch.
+//   - Memory is bounded by ProducerConfig.MaxBufferedBytes.
+//   - The producer id comes from any broker, over a connection of its own and without a transactional id. It wants the
+//     right to write to some topic; brokers before 2.8 want IDEMPOTENT_WRITE on the cluster.
 //
 // # When not to use it
 //

@@ -6,13 +6,17 @@ import (
 	"slices"
 
 	"github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol/produce"
 
 	"github.com/holdfast-io/holdfast"
 )
 
-// ErrProducerClosed is returned for what is produced after Close.
-var ErrProducerClosed = errors.New("kafkax: producer closed")
+var (
+	// ErrProducerClosed is returned for what is produced after Close, and for what Close had to cut off.
+	ErrProducerClosed = errors.New("kafkax: producer closed")
+
+	// ErrBufferFull is returned when ProducerConfig.MaxBufferedBytes are taken, and callers are not to wait.
+	ErrBufferFull = errors.New("kafkax: producer's buffer is full")
+)
 
 // ProduceError says which messages of one Produce call were not acknowledged, and why. All others were.
 type ProduceError struct {
@@ -33,6 +37,10 @@ type ProduceFailure struct {
 
 	// Permanent says that these messages will never be accepted as they are: too large, or invalid.
 	Permanent bool
+
+	// Spooled says that the messages are durable in ProducerConfig.Spool and will be written, so do not produce them
+	// again. They are reported because an attempt may have written them already: they may be there twice.
+	Spooled bool
 
 	// Hold says that nothing is wrong with the messages, but that the configuration refuses them: access denied.
 	Hold bool
@@ -64,11 +72,13 @@ func (e *ProduceError) Unwrap() []error {
 	return errs
 }
 
-// Indexes lists the messages that failed, in their order.
+// Indexes lists the messages that failed, in their order, without those that are in the spool.
 func (e *ProduceError) Indexes() []int {
 	var all []int
 	for _, f := range e.Failures {
-		all = append(all, f.Indexes...)
+		if !f.Spooled {
+			all = append(all, f.Indexes...)
+		}
 	}
 	slices.Sort(all)
 	return all
@@ -89,6 +99,29 @@ func (e *ProduceError) Hold() bool {
 	return slices.ContainsFunc(e.Failures, func(f ProduceFailure) bool { return f.Hold })
 }
 
+// CloseError says what Close did not see written. Each message has been settled with an error of its own as well.
+type CloseError struct {
+	NotWritten int   // Messages that were given up, and are not written.
+	Ambiguous  int   // Messages that were given up, and may be written.
+	Spooled    int   // Messages that this Producer has put into the spool and not taken out of it.
+	Err        error // Why Close did not wait any longer. Nil when it did not have to.
+}
+
+// Error counts the messages.
+func (e *CloseError) Error() string {
+	text := fmt.Sprintf("kafkax: close producer: %d messages not written, %d perhaps", e.NotWritten, e.Ambiguous)
+	if e.Spooled > 0 {
+		text += fmt.Sprintf(", %d left in the spool", e.Spooled)
+	}
+	if e.Err != nil {
+		text += fmt.Sprintf(": %v", e.Err)
+	}
+	return text
+}
+
+// Unwrap gives why Close did not wait any longer.
+func (e *CloseError) Unwrap() error { return e.Err }
+
 // judge gives the error of one attempt its verdict, for retry and breaker, and says whether the messages may have been
 // written.
 func judge(err error) (verdict error, written bool) {
@@ -97,13 +130,14 @@ func judge(err error) (verdict error, written bool) {
 	case isUnsent(err):
 		return err, false
 	case !errors.As(err, &code):
-		return err, true // Sent, and no answer.
+		return err, true // No answer.
 	}
 	switch code {
 	case kafka.MessageSizeTooLarge, kafka.RecordListTooLarge, kafka.InvalidTimestamp, errInvalidRecord:
 		return holdfast.Permanent(err), false
 	case kafka.TopicAuthorizationFailed, kafka.ClusterAuthorizationFailed, kafka.InvalidTopic, kafka.PolicyViolation,
-		kafka.SASLAuthenticationFailed, kafka.UnsupportedSASLMechanism, kafka.UnsupportedForMessageFormat:
+		kafka.SASLAuthenticationFailed, kafka.UnsupportedSASLMechanism, kafka.UnsupportedForMessageFormat,
+		kafka.UnsupportedCompressionType:
 		return holdfast.Hold(err), false
 	case kafka.UnknownTopicOrPartition, kafka.LeaderNotAvailable, kafka.NotEnoughReplicas, kafka.InvalidMessage,
 		kafka.UnsupportedVersion:
@@ -126,11 +160,15 @@ func (e *unsentError) Unwrap() error { return e.err }
 
 // isUnsent asks whether err came before anything was sent.
 func isUnsent(err error) bool {
-	if _, ok := errors.AsType[*unsentError](err); ok {
-		return true
-	}
-	_, ok := errors.AsType[*produce.Error](err) // The layout knows no such partition, or no leader for it.
+	_, ok := errors.AsType[*unsentError](err)
 	return ok || errors.Is(err, kafka.BrokerNotAvailable)
+}
+
+// isSequenceError asks whether a broker has refused a batch because it does not know its producer, or knows it otherwise.
+func isSequenceError(err error) bool {
+	return errors.Is(err, kafka.OutOfOrderSequenceNumber) || errors.Is(err, kafka.DuplicateSequenceNumber) ||
+		errors.Is(err, kafka.UnknownProducerId) || errors.Is(err, kafka.InvalidProducerEpoch) ||
+		errors.Is(err, kafka.InvalidProducerIDMapping) || errors.Is(err, kafka.ProducerFenced)
 }
 
 // isStale asks whether err means that the cached layout of the cluster is wrong.

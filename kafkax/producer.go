@@ -1,33 +1,40 @@
 package kafkax
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/segmentio/kafka-go"
 
 	"github.com/holdfast-io/holdfast"
-	"github.com/holdfast-io/holdfast/retry"
+	"github.com/holdfast-io/holdfast/breaker"
 )
 
-// lookUpPatience is for how long new attempts to find a topic begin. One attempt can take as long as a dial.
-const lookUpPatience = 4 * time.Second
-
-// Producer writes messages and waits until all in-sync replicas have them. It may be used from many goroutines at once.
+// Producer writes messages and says of each when all in-sync replicas have it, or what became of it instead. It may be
+// used from many goroutines at once.
 //
-// It is not idempotent: an attempt whose answer is lost is repeated, and its messages may be there twice.
+// It is idempotent: an attempt whose answer is lost is repeated with the same sequence numbers, by which the broker tells
+// that it has the messages already. That holds as long as the broker remembers the producer (producer.id.expiration.ms, a
+// day by default) and this Producer lives: what is produced once more after an error that is Ambiguous, or by the next
+// process, may be there twice.
 type Producer struct {
-	cfg      ProducerConfig
-	net      *network
-	requests chan struct{} // A token for each request on its way.
-	turn     atomic.Uint64 // Spreads messages without key.
-	known    sync.Map      // Topics whose partitions have been counted.
+	cfg        ProducerConfig
+	net        *network
+	buffer     buffer
+	identities identities
+	counts     producerCounts
+	batches    sync.Pool     // Of *batch.
+	turn       atomic.Uint64 // Spreads messages without key.
+	routes     sync.Map      // By topic, *route.
+	links      sync.Map      // By address, *link.
+
+	closing atomic.Bool
+	work    sync.WaitGroup // Writers that run.
+	serving sync.WaitGroup // What lives as long as the connections.
 
 	mu     sync.Mutex
 	closed bool
@@ -43,11 +50,9 @@ func NewProducer(cluster Cluster, cfg ProducerConfig) (*Producer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Producer{
-		cfg:      cfg,
-		net:      newNetwork(cluster.withDefaults(), cfg.Timeout),
-		requests: make(chan struct{}, cfg.MaxRequests),
-	}, nil
+	p := &Producer{cfg: cfg, net: newNetwork(cluster.withDefaults(), cfg.Timeout), buffer: buffer{limit: cfg.MaxBufferedBytes}}
+	p.identities = identities{producer: p, turn: make(chan struct{}, 1)}
+	return p, nil
 }
 
 // Produce writes each message to its Topic and returns when all are acknowledged by all in-sync replicas. A message with
@@ -56,22 +61,34 @@ func NewProducer(cluster Cluster, cfg ProducerConfig) (*Producer, error) {
 // unless it is its own fault.
 //
 // The error is a *ProduceError that names the messages which failed; all others are written. When ctx ends, what is on
-// its way may have been written, and is reported so. No message is no error.
-//
-// The messages' bytes must not be changed meanwhile, and when ctx has ended, not before ProducerConfig.Timeout has passed:
-// a request that is being sent is not called back.
+// its way may be written, and is reported so; what is not will not be. No message is no error. The messages' bytes are
+// free to be changed when Produce has returned.
 func (p *Producer) Produce(ctx context.Context, messages ...holdfast.Message) error {
-	return p.produce(ctx, messages, func(ctx context.Context, topic string) ([]int, error) {
-		n, err := p.partitions(ctx, topic)
-		if err != nil {
-			return nil, err
+	c := newCall(messages)
+	runs := make(map[*writer][]entry)
+	var topic string
+	var known *topicLayout
+	var unknown *outcome
+	for i := range messages {
+		m := &messages[i]
+		if i == 0 || m.Topic != topic {
+			topic, unknown = m.Topic, nil
+			var err error
+			if known, err = p.layout(ctx, topic); err != nil {
+				unknown = failedAt(place{topic, -1}, err)
+			}
 		}
-		ids := make([]int, n)
-		for i := range ids {
-			ids[i] = i
+		if unknown != nil {
+			c.settle(i, unknown)
+			continue
 		}
-		return ids, nil
-	})
+		w := known.writers[p.choose(m.Key, known.ids)]
+		runs[w] = append(runs[w], entry{call: c, index: i, size: messageSize(m)})
+	}
+	for w, entries := range runs {
+		p.enqueue(ctx, w, messages, entries)
+	}
+	return c.wait(ctx)
 }
 
 // ProduceTo is Produce to one partition of one topic, whatever the messages' own Topic says.
@@ -79,39 +96,123 @@ func (p *Producer) ProduceTo(ctx context.Context, topic string, partition int, m
 	if partition < 0 || partition > math.MaxInt32 {
 		return fmt.Errorf("kafkax: produce to %s: partition must be 0 to %d, got %d", topic, math.MaxInt32, partition)
 	}
-	own := make([]holdfast.Message, len(messages))
-	for i, m := range messages {
-		m.Topic = topic
-		own[i] = m
+	c := newCall(messages)
+	entries := make([]entry, len(messages))
+	for i := range messages {
+		entries[i] = entry{call: c, index: i, size: messageSize(&messages[i]), asked: true}
 	}
-	return p.produce(ctx, own, func(context.Context, string) ([]int, error) { return []int{partition}, nil })
+	p.enqueue(ctx, p.route(topic).writer(partition), messages, entries)
+	return c.wait(ctx)
+}
+
+// ProduceAsync takes a message to be written and returns; done is called once it is settled, with nil when all in-sync
+// replicas have it, else with a *ProduceError. When the message is not taken, ProduceAsync returns why, and done is
+// never called. The message's bytes are free to be changed when it has returned.
+//
+// Messages for one partition are written, and done is called for them, in the order in which they were taken. A message
+// that fails takes those with it that wait behind it, unless it is its own fault. Calls of done for one partition come one
+// after the other from a goroutine that writes nothing more to this partition meanwhile: done must not block.
+//
+// It waits for room in the buffer (see ProducerConfig.MaxBufferedBytes), and for a broker to tell about a topic that is
+// not known yet, until ctx ends. A message that has not been sent when ctx ends will not be.
+func (p *Producer) ProduceAsync(ctx context.Context, message holdfast.Message, done func(error)) error {
+	if done == nil {
+		return errors.New("kafkax: ProduceAsync needs a function to call, got nil")
+	}
+	known, err := p.layout(ctx, message.Topic)
+	if err != nil {
+		return fmt.Errorf("kafkax: produce to %s: %w", message.Topic, err)
+	}
+	w := known.writers[p.choose(message.Key, known.ids)]
+	e := entry{ctx: ctx, done: done, size: messageSize(&message)}
+	if err := p.take(ctx, w, []holdfast.Message{message}, []entry{e}); err != nil {
+		return fmt.Errorf("kafkax: produce %d bytes to %s/%d: %w", e.size, w.at.topic, w.at.partition, err)
+	}
+	return nil
+}
+
+// enqueue hands the messages of a call to their partition, as there is room for them.
+func (p *Producer) enqueue(ctx context.Context, w *writer, messages []holdfast.Message, entries []entry) {
+	for len(entries) > 0 {
+		n, size := 1, entries[0].size
+		for n < len(entries) && size+entries[n].size <= p.cfg.BatchBytes {
+			size += entries[n].size
+			n++
+		}
+		err := p.take(ctx, w, messages, entries[:n])
+		if err != nil {
+			o := failedAt(w.at, err)
+			for _, e := range entries[:n] {
+				e.settle(o)
+			}
+		}
+		entries = entries[n:]
+	}
+}
+
+// take takes messages over and hands them to their partition, when there is room for them.
+func (p *Producer) take(ctx context.Context, w *writer, messages []holdfast.Message, entries []entry) error {
+	size := cost(entries)
+	if size > p.cfg.MaxBufferedBytes {
+		return holdfast.Permanent(fmt.Errorf("%w: %d bytes, ProducerConfig.MaxBufferedBytes is %d",
+			kafka.MessageSizeTooLarge, size, p.cfg.MaxBufferedBytes))
+	}
+	if err := p.buffer.take(ctx, size, !p.cfg.FailWhenFull); err != nil {
+		return err
+	}
+	if !w.add(messages, entries) {
+		p.buffer.give(size)
+		return ErrProducerClosed
+	}
+	return nil
+}
+
+// layout is what is known of a topic.
+func (p *Producer) layout(ctx context.Context, topic string) (*topicLayout, error) {
+	if topic == "" {
+		return nil, holdfast.Permanent(errors.New("the message names no topic"))
+	}
+	return p.route(topic).layout(ctx)
+}
+
+// choose picks a partition for a key.
+func (p *Producer) choose(key []byte, ids []int) int {
+	if key == nil {
+		return ids[p.turn.Add(1)%uint64(len(ids))]
+	}
+	return kafka.Murmur2Balancer{Consistent: true}.Balance(kafka.Message{Key: key}, ids...)
 }
 
 // Partitions says how many partitions a topic has. A topic that does not exist is an error, which is
 // kafka.UnknownTopicOrPartition.
 func (p *Producer) Partitions(ctx context.Context, topic string) (int, error) {
-	ctx, end, err := p.begin(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer end()
-	n, err := p.partitions(ctx, topic)
+	l, err := p.layout(ctx, topic)
 	if err != nil {
 		return 0, fmt.Errorf("kafkax: partitions of %s: %w", topic, err)
 	}
-	return n, nil
+	return len(l.ids), nil
 }
 
 // IsOpen says whether the circuit rejects what is produced now.
 func (p *Producer) IsOpen() bool { return p.cfg.Breaker.IsOpen() }
+
+// rejection is what an open circuit says.
+func (p *Producer) rejection() error {
+	if !p.cfg.Breaker.IsOpen() {
+		return nil
+	}
+	s := p.cfg.Breaker.Stats()
+	return &breaker.OpenError{Name: s.Name, State: s.State, RetryAfter: s.TimeUntilHalfOpen}
+}
 
 // WaitUntilReady waits until the circuit admits a call, or ctx ends.
 func (p *Producer) WaitUntilReady(ctx context.Context) error {
 	return p.cfg.Breaker.WaitUntilReady(ctx)
 }
 
-// Close waits for calls in progress and closes all connections. New calls fail with ErrProducerClosed. When ctx ends
-// first, calls in progress are cut off, with unknown outcome, and Close returns ctx's error. Closing again does nothing.
+// Close writes what has been taken and closes all connections. New messages fail with ErrProducerClosed. When ctx ends
+// first, what is left is cut off, each message is settled with an error that says whether it may have been written, and
+// Close returns a *CloseError. Closing again does nothing.
 func (p *Producer) Close(ctx context.Context) error {
 	p.mu.Lock()
 	closed := p.closed
@@ -120,20 +221,33 @@ func (p *Producer) Close(ctx context.Context) error {
 	if closed {
 		return nil
 	}
+	p.closing.Store(true)
+	p.buffer.close()
+	for _, r := range p.routes.Range {
+		r.(*route).close()
+	}
+	before := p.Stats()
 	idle := make(chan struct{})
 	go func() {
 		p.calls.Wait()
+		p.work.Wait()
 		close(idle)
 	}()
-	var err error
+	var cause error
 	select {
 	case <-idle:
 	case <-ctx.Done():
-		err = fmt.Errorf("kafkax: close producer: %w", ctx.Err())
+		cause = context.Cause(ctx)
 	}
 	p.net.close()
-	<-idle // Without a network every call fails soon.
-	return err
+	<-idle // Without a network every attempt fails soon.
+	p.serving.Wait()
+	after := p.Stats()
+	left := &CloseError{NotWritten: int(after.NotWritten - before.NotWritten), Ambiguous: int(after.Ambiguous - before.Ambiguous), Err: cause}
+	if *left == (CloseError{}) {
+		return nil
+	}
+	return left
 }
 
 // begin admits a call, until it says end. The call's context ends with the network.
@@ -151,129 +265,4 @@ func (p *Producer) begin(ctx context.Context) (_ context.Context, end func(), _ 
 		cancel(nil)
 		p.calls.Done()
 	}, nil
-}
-
-// produce partitions messages, writes the partitions side by side, and collects what failed.
-func (p *Producer) produce(ctx context.Context, messages []holdfast.Message, partitions func(ctx context.Context, topic string) ([]int, error)) error {
-	if len(messages) == 0 {
-		return nil
-	}
-	ctx, end, err := p.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer end()
-	failed := &ProduceError{Messages: len(messages)}
-	runs := p.split(messages, func(topic string) ([]int, error) { return partitions(ctx, topic) }, failed)
-	var mu sync.Mutex
-	var writers sync.WaitGroup
-	for at, indexes := range runs {
-		writers.Go(func() {
-			w := writer{producer: p, at: at, messages: messages}
-			w.write(ctx, indexes)
-			mu.Lock()
-			defer mu.Unlock()
-			failed.Failures = append(failed.Failures, w.failures...)
-		})
-	}
-	writers.Wait()
-	if len(failed.Failures) == 0 {
-		return nil
-	}
-	failed.sort()
-	return failed
-}
-
-// split finds out where each message goes. Those whose topic is not known have failed.
-func (p *Producer) split(messages []holdfast.Message, partitions func(string) ([]int, error), failed *ProduceError) map[place][]int {
-	type layout struct {
-		ids []int
-		err error
-	}
-	layouts := make(map[string]layout)
-	runs := make(map[place][]int)
-	lost := make(map[string][]int)
-	for i := range messages {
-		m := &messages[i]
-		l, ok := layouts[m.Topic]
-		if !ok {
-			if m.Topic == "" {
-				l.err = holdfast.Permanent(errors.New("the message names no topic"))
-			} else {
-				l.ids, l.err = partitions(m.Topic)
-			}
-			layouts[m.Topic] = l
-		}
-		if l.err != nil {
-			lost[m.Topic] = append(lost[m.Topic], i)
-			continue
-		}
-		at := place{m.Topic, p.choose(m.Key, l.ids)}
-		runs[at] = append(runs[at], i)
-	}
-	for topic, indexes := range lost {
-		w := writer{producer: p, at: place{topic, -1}, messages: messages}
-		w.fail(indexes, layouts[topic].err, false)
-		failed.Failures = append(failed.Failures, w.failures...)
-	}
-	return runs
-}
-
-// choose picks a partition for a key.
-func (p *Producer) choose(key []byte, ids []int) int {
-	if key == nil {
-		return ids[p.turn.Add(1)%uint64(len(ids))]
-	}
-	return kafka.Murmur2Balancer{Consistent: true}.Balance(kafka.Message{Key: key}, ids...)
-}
-
-// partitions counts a topic's partitions. What is known already is no call that the circuit should count, or it would
-// hear of a success between any two failures.
-func (p *Producer) partitions(ctx context.Context, topic string) (int, error) {
-	if _, known := p.known.Load(topic); known && !p.cfg.Breaker.IsOpen() {
-		if n, err := p.lookUp(ctx, topic); err == nil {
-			return n, nil
-		}
-	}
-	policy := p.cfg.Retry
-	policy.MaxElapsed = min(cmp.Or(policy.MaxElapsed, lookUpPatience), lookUpPatience)
-	return retry.DoValueThrough(ctx, p.cfg.Breaker, policy, func(ctx context.Context) (int, error) {
-		p.net.refresh()
-		n, err := p.lookUp(ctx, topic)
-		switch {
-		case err == nil:
-			p.known.Store(topic, struct{}{})
-		case errors.Is(err, kafka.UnknownTopicOrPartition):
-			err = holdfast.Hold(err) // Fresh from a broker.
-		default:
-			err, _ = judge(err)
-		}
-		return n, err
-	})
-}
-
-// exists asks a broker whether there is such a partition.
-func (p *Producer) exists(ctx context.Context, at place) (bool, error) {
-	p.net.refresh()
-	n, err := p.lookUp(ctx, at.topic)
-	if errors.Is(err, kafka.UnknownTopicOrPartition) {
-		return false, nil
-	}
-	return at.partition < n, err
-}
-
-func (p *Producer) lookUp(ctx context.Context, topic string) (int, error) {
-	layout, err := p.net.client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{topic}})
-	if err != nil {
-		return 0, err
-	}
-	for _, t := range layout.Topics {
-		if t.Name == topic && t.Error == nil && len(t.Partitions) > 0 {
-			return len(t.Partitions), nil
-		}
-		if t.Name == topic && t.Error != nil {
-			return 0, t.Error
-		}
-	}
-	return 0, kafka.UnknownTopicOrPartition
 }

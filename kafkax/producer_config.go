@@ -15,16 +15,18 @@ import (
 const (
 	defaultProduceTimeout = 10 * time.Second
 	defaultBatchBytes     = 900_000 // Below the 1,048,588 bytes that a broker takes by default.
-	defaultMaxRequests    = 16
+	defaultMaxRequests    = 2
+	defaultMaxBuffered    = 64 << 20
+	maxMaxBuffered        = 1 << 30
 	minProduceTimeout     = 10 * time.Millisecond
 )
 
 // ProducerConfig says how to write. The zero value is a good default.
 type ProducerConfig struct {
-	// Breaker is asked before every request. Nil means one of its own, from BreakerConfig("kafka.producer").
+	// Breaker is asked before every attempt to write a batch. Nil means one of its own, from BreakerConfig("kafka.producer").
 	Breaker *breaker.Breaker
 
-	// Retry says how often a request is tried. Attempts and Delay of 0 are those of RetryPolicy.
+	// Retry says how often a batch is tried. Attempts and Delay of 0 are those of RetryPolicy.
 	Retry retry.Policy
 
 	// Timeout bounds one attempt. The broker is told to give up after half of it. 0 means 10 s.
@@ -33,8 +35,20 @@ type ProducerConfig struct {
 	// BatchBytes is about how many bytes of messages go into one request. A larger message goes alone. 0 means 900,000.
 	BatchBytes int
 
-	// MaxRequests is how many requests may be on their way at once, over all calls. Others wait. 0 means 16.
+	// MaxRequests is how many requests may be on their way to one broker at once, at most one for each partition. A broker
+	// works on one after the other. 0 means 2.
 	MaxRequests int
+
+	// MaxBufferedBytes bounds the memory of the messages that have been taken and not yet settled, over all calls. Callers
+	// wait for room. A message that is larger alone is refused. 0 means 64 MiB.
+	MaxBufferedBytes int
+
+	// FailWhenFull has callers get ErrBufferFull at once where they would wait for room.
+	FailWhenFull bool
+
+	// DisableIdempotence gives up the producer id: what is repeated after a lost answer may be there twice. Brokers before
+	// 2.8 want the right IDEMPOTENT_WRITE on the cluster for it, later ones the right to write to any topic.
+	DisableIdempotence bool
 
 	// Compression is none by default.
 	Compression kafka.Compression
@@ -54,6 +68,9 @@ func (c ProducerConfig) Validate() error {
 	}
 	if c.MaxRequests < 0 {
 		bad("MaxRequests", fmt.Sprintf("positive, or 0 for %d", defaultMaxRequests), c.MaxRequests)
+	}
+	if c.MaxBufferedBytes < 0 || c.MaxBufferedBytes > maxMaxBuffered {
+		bad("MaxBufferedBytes", fmt.Sprintf("from 1 to %d, or 0 for %d", maxMaxBuffered, defaultMaxBuffered), c.MaxBufferedBytes)
 	}
 	if c.Compression < 0 || c.Compression > kafka.Zstd {
 		bad("Compression", "one of kafka-go's codecs, or 0 for none", int(c.Compression))
@@ -78,5 +95,6 @@ func (c ProducerConfig) withDefaults() (ProducerConfig, error) {
 	c.Timeout = cmp.Or(c.Timeout, defaultProduceTimeout)
 	c.BatchBytes = cmp.Or(c.BatchBytes, defaultBatchBytes)
 	c.MaxRequests = cmp.Or(c.MaxRequests, defaultMaxRequests)
+	c.MaxBufferedBytes = cmp.Or(c.MaxBufferedBytes, defaultMaxBuffered)
 	return c, nil
 }

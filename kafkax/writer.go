@@ -1,163 +1,255 @@
 package kafkax
 
 import (
-	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"slices"
+	"math"
+	"sync"
 	"time"
 
 	"github.com/segmentio/kafka-go"
 
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/retry"
 )
 
-// recordOverhead is about what a record takes beside its key, value and headers.
-const recordOverhead = 32
-
-// writer writes one call's messages for one partition.
+// writer writes to one partition, one batch after the other. What comes while a batch is on its way gathers in the next
+// ones. It runs in a goroutine as long as there is something to write.
 type writer struct {
 	producer *Producer
+	route    *route
 	at       place
-	messages []holdfast.Message // All of the call's.
-	failures []ProduceFailure
+
+	mu      sync.Mutex
+	closed  bool
+	running bool
+	queue   []*batch // The last one gathers.
+
+	// Of the goroutine: who it is to the broker, and the sequence number of the next message. It moves on with an
+	// acknowledgement, and starts again with the next identity when a batch's fate is unknown.
+	identity identity
+	sequence int32
 }
 
-// write writes the messages with these indexes, in their order, batch by batch.
-func (w *writer) write(ctx context.Context, indexes []int) {
-	for len(indexes) > 0 {
-		n := w.fit(indexes)
-		if err := w.batch(ctx, indexes[:n]); err != nil {
-			// What follows must not overtake what failed.
-			if rest := indexes[n:]; len(rest) > 0 {
-				w.fail(rest, fmt.Errorf("not sent, because an earlier one of the partition failed: %w", err), false)
-			}
-			return
+func newWriter(r *route, partition int) *writer {
+	return &writer{producer: r.producer, route: r, at: place{r.topic, partition}, closed: r.producer.closing.Load()}
+}
+
+// add puts messages into the queue: those that entries are of, by their index. It returns false when it is closed.
+func (w *writer) add(messages []holdfast.Message, entries []entry) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return false
+	}
+	now := time.Now().UnixMilli()
+	for _, e := range entries {
+		n := len(w.queue)
+		if n == 0 || w.queue[n-1].Size()+e.size > w.producer.cfg.BatchBytes {
+			w.queue = append(w.queue, w.producer.newBatch(w.at))
+			n++
 		}
-		indexes = indexes[n:]
+		w.queue[n-1].add(&messages[e.index], e, now)
+	}
+	if !w.running {
+		w.running = true
+		w.producer.work.Go(w.run)
+	}
+	return true
+}
+
+// close refuses later messages.
+func (w *writer) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+}
+
+func (w *writer) run() {
+	for b := w.next(); b != nil; b = w.next() {
+		live := w.admit(b)
+		if live.Len() > 0 {
+			w.write(live)
+		}
+		if live != b {
+			w.producer.release(live)
+		}
+		w.producer.release(b)
 	}
 }
 
-// fit says how many of the messages make a batch.
-func (w *writer) fit(indexes []int) int {
-	size := 0
-	for n, i := range indexes {
-		size += messageSize(&w.messages[i])
-		if n > 0 && size > w.producer.cfg.BatchBytes {
-			return n
-		}
+func (w *writer) next() *batch {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.queue) == 0 {
+		w.running = false
+		return nil
 	}
-	return len(indexes)
+	b := w.queue[0]
+	w.queue[0] = nil
+	w.queue = w.queue[1:]
+	return b
 }
 
-// batch writes messages with one request. A batch that is refused for what is in it is halved until those at fault stand
-// alone, unless it may be written already. It returns an error that bars what follows, and nil when only such messages have
-// failed.
-func (w *writer) batch(ctx context.Context, indexes []int) error {
-	ambiguous := false
-	attempt := func(ctx context.Context) error {
-		err := w.attempt(ctx, indexes)
-		if err == nil {
+// admit leaves out of a batch what must not be sent any more.
+func (w *writer) admit(b *batch) *batch {
+	dropped := make(map[int]bool)
+	for i := range b.entries {
+		o, ok := b.entries[i].claim(w.at)
+		if o != nil {
+			b.entries[i].settle(o)
+		}
+		if !ok {
+			dropped[i] = true
+		}
+	}
+	if len(dropped) == 0 {
+		return b
+	}
+	return b.pick(func(i int) bool { return !dropped[i] })
+}
+
+// write writes a batch and tells its callers. A batch that is refused for what is in it is halved until those at fault
+// stand alone, unless it may be written already.
+func (w *writer) write(b *batch) {
+	err := w.deliver(b)
+	switch {
+	case err == nil:
+		w.settle(b, nil)
+	case b.uncertain:
+		w.fail(b, &outcome{at: w.at, err: err, ambiguous: true, hold: holdfast.IsHold(err)})
+	case !holdfast.IsPermanent(err):
+		w.fail(b, failedAt(w.at, err))
+	case b.Len() == 1:
+		w.settle(b, failedAt(w.at, err))
+	default:
+		half := b.Len() / 2
+		w.putBack(b.pick(func(i int) bool { return i < half }), b.pick(func(i int) bool { return i >= half }))
+	}
+}
+
+// fail settles a batch that failed, and all that is queued behind it: that must not overtake it. What comes after a
+// caller has been told is not concerned.
+func (w *writer) fail(b *batch, o *outcome) {
+	w.mu.Lock()
+	queue := w.queue
+	w.queue = nil
+	w.mu.Unlock()
+	w.settle(b, o)
+	behind := barred(w.at, o.err)
+	for _, b := range queue {
+		w.settle(b, behind)
+		w.producer.release(b)
+	}
+}
+
+// putBack makes batches the next ones.
+func (w *writer) putBack(batches ...*batch) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue = append(batches, w.queue...)
+}
+
+func (w *writer) settle(b *batch, o *outcome) {
+	w.producer.counts.note(len(b.entries), o)
+	for i := range b.entries {
+		b.entries[i].settle(o)
+	}
+}
+
+// deliver tries until a batch is acknowledged or there is no point in going on.
+func (w *writer) deliver(b *batch) error {
+	p := w.producer
+	if err := b.Seal(b.codec); err != nil {
+		return err
+	}
+	lost := false
+	policy := p.cfg.Retry
+	policy.Retryable = func(err error) bool {
+		worth := p.cfg.Retry.Retryable
+		return !lost && (worth == nil || worth(err))
+	}
+	err := retry.DoThrough(p.net.life, p.cfg.Breaker, policy, func(ctx context.Context) error {
+		known := w.route.known.Load()
+		err := w.attempt(ctx, b)
+		switch {
+		case err == nil, b.uncertain && errors.Is(err, kafka.DuplicateSequenceNumber): // An earlier attempt was served.
 			return nil
+		case isSequenceError(err):
+			// The broker does not know what was acknowledged before, so it cannot tell whether it has this batch.
+			lost = b.uncertain
+			w.forget()
+			return err
 		}
 		verdict, written := judge(err)
-		ambiguous = ambiguous || written
-		if isStale(err) {
-			there, lookErr := w.producer.exists(ctx, w.at)
-			switch {
-			case lookErr != nil && !written:
-				return lookErr // Tells more: without a layout, kafka-go says that there is no such topic.
-			case lookErr == nil && !there:
-				return holdfast.Hold(verdict)
-			}
-		}
-		return verdict
-	}
-	policy, circuit := w.producer.cfg.Retry, w.producer.cfg.Breaker
-	policy.Retryable = func(err error) bool {
-		worth := w.producer.cfg.Retry.Retryable
-		return !circuit.IsOpen() && (worth == nil || worth(err))
-	}
-	err := retry.Do(ctx, policy, func(ctx context.Context) error {
-		// Before the circuit is asked: a call that waits for its turn must see what has become of the circuit meanwhile.
-		select {
-		case w.producer.requests <- struct{}{}:
-			defer func() { <-w.producer.requests }()
-		case <-ctx.Done():
-			return &unsentError{ctx.Err()}
-		}
-		if ctx.Err() != nil { // Both were there, and select took the token.
-			return &unsentError{ctx.Err()}
-		}
-		return circuit.Execute(ctx, attempt)
+		b.uncertain = b.uncertain || written
+		return w.reroute(ctx, verdict, known)
 	})
 	switch {
 	case err == nil:
-		return nil
-	case !holdfast.IsPermanent(err), ambiguous && len(indexes) > 1:
-		w.fail(indexes, err, ambiguous)
-		return err
-	case len(indexes) == 1:
-		w.fail(indexes, err, ambiguous)
-		return nil
+		w.sequence += int32(b.Len())
+	case b.uncertain:
+		w.forget()
 	}
-	half := len(indexes) / 2
-	if err := w.batch(ctx, indexes[:half]); err != nil {
-		w.fail(indexes[half:], fmt.Errorf("not sent, because an earlier one of the partition failed: %w", err), false)
-		return err
+	if err != nil && p.net.life.Err() != nil {
+		return fmt.Errorf("%w: %w", ErrProducerClosed, err)
 	}
-	return w.batch(ctx, indexes[half:])
+	return err
 }
 
-// attempt sends one request.
-func (w *writer) attempt(ctx context.Context, indexes []int) error {
-	records := make([]kafka.Record, len(indexes))
-	now := time.Now()
-	for n, i := range indexes {
-		records[n] = record(&w.messages[i], now)
-	}
-	resp, err := w.producer.net.client.Produce(ctx, &kafka.ProduceRequest{
-		Topic: w.at.topic, Partition: w.at.partition, RequiredAcks: kafka.RequireAll,
-		Records: kafka.NewRecordReader(records...), Compression: w.producer.cfg.Compression,
-	})
+// attempt sends a batch once. The same batch gets the same sequence numbers again, as long as the broker knows us.
+func (w *writer) attempt(ctx context.Context, b *batch) error {
+	addr, err := w.route.leader(ctx, w.at.partition)
 	if err != nil {
 		return err
 	}
-	return resp.Error
+	if err := w.identify(ctx, addr, b.Len()); err != nil {
+		return err
+	}
+	b.Stamp(w.identity.id, w.identity.epoch, w.sequence)
+	err = w.producer.link(addr).send(b)
+	b.tried = true
+	return err
 }
 
-func (w *writer) fail(indexes []int, err error, ambiguous bool) {
-	f := ProduceFailure{
-		Topic: w.at.topic, Partition: w.at.partition, Indexes: slices.Clone(indexes), Err: err,
-		Ambiguous: ambiguous, Permanent: !ambiguous && holdfast.IsPermanent(err), Hold: holdfast.IsHold(err),
+// reroute finds the leader anew if an attempt failed for want of it. What it finds may tell more than err.
+func (w *writer) reroute(ctx context.Context, err error, known *topicLayout) error {
+	if !isStale(err) || errors.Is(err, breaker.ErrCircuitOpen) {
+		return err
 	}
-	for _, i := range indexes {
-		f.Bytes += messageSize(&w.messages[i])
+	l, lookErr := w.route.refresh(ctx, known)
+	switch {
+	case errors.Is(lookErr, kafka.UnknownTopicOrPartition), lookErr == nil && w.at.partition >= len(l.leaders):
+		return holdfast.Hold(err)
+	case lookErr != nil && isUnsent(err):
+		return lookErr // Without a layout, all that is known is that there is no way to the leader.
 	}
-	w.failures = append(w.failures, f)
+	return err
 }
 
-func record(m *holdfast.Message, now time.Time) kafka.Record {
-	r := kafka.Record{Key: kafka.NewBytes(m.Key), Value: kafka.NewBytes(m.Value), Time: m.Time}
-	if r.Time.IsZero() {
-		r.Time = now
+// identify sees to it that the next n messages have sequence numbers.
+func (w *writer) identify(ctx context.Context, addr string, n int) error {
+	if w.producer.cfg.DisableIdempotence {
+		w.identity, w.sequence = identity{id: -1, epoch: -1}, -1
+		return nil
 	}
-	for _, h := range m.Headers {
-		r.Headers = append(r.Headers, kafka.Header{Key: h.Key, Value: h.Value})
+	if w.sequence > math.MaxInt32-int32(n) {
+		w.forget() // Kafka would begin again at 0. So do we, as somebody else.
 	}
-	return r
+	if w.identity.number > 0 && !w.identity.spent {
+		return nil
+	}
+	fresh, err := w.producer.identities.after(ctx, addr, w.identity.number)
+	if err != nil {
+		return err
+	}
+	w.identity, w.sequence = fresh, 0
+	return nil
 }
 
-func messageSize(m *holdfast.Message) int {
-	size := recordOverhead + len(m.Key) + len(m.Value)
-	for _, h := range m.Headers {
-		size += recordOverhead/4 + len(h.Key) + len(h.Value)
-	}
-	return size
-}
-
-// sort puts failures into the order of their first messages.
-func (e *ProduceError) sort() {
-	slices.SortFunc(e.Failures, func(a, b ProduceFailure) int { return cmp.Compare(a.Indexes[0], b.Indexes[0]) })
+// forget gives up the identity: its sequence numbers may be taken.
+func (w *writer) forget() {
+	w.identity.spent = true
 }

@@ -119,6 +119,8 @@ func finishFrame(b []byte, start int) []byte {
 	return b
 }
 
+func appendInt16(b []byte, v int16) []byte { return binary.BigEndian.AppendUint16(b, uint16(v)) }
+
 func appendInt32(b []byte, v int32) []byte { return binary.BigEndian.AppendUint32(b, uint32(v)) }
 
 func appendString(b []byte, s string) []byte {

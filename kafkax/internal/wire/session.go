@@ -150,24 +150,30 @@ func (s *session) write(b []byte) error {
 	return err
 }
 
-// read returns the body of the next frame in a buffer of its own. It has at most limit bytes, and as a rule no more than
-// expected.
+// read returns the body of the next frame, which must be the answer to request id. It has at most limit bytes, and as a
+// rule no more than expected.
 func (s *session) read(id int32, expected, limit int, timeout time.Duration) ([]byte, error) {
 	if err := s.conn.SetReadDeadline(time.Now().Add(timeout)); err != nil {
 		return nil, err
 	}
+	got, answer, err := s.next(expected, limit)
+	if err == nil && got != id {
+		err = fmt.Errorf("%w: answer to request %d, expected %d", errMalformed, got, id)
+	}
+	return answer, err
+}
+
+// next reads a frame, its body into a buffer of its own.
+func (s *session) next(expected, limit int) (id int32, answer []byte, err error) {
 	if _, err := io.ReadFull(s.conn, s.in[:]); err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	size := int(int32(binary.BigEndian.Uint32(s.in[:4]))) - 4 // The correlation id has been read.
 	if size < 0 || size > limit {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", errMalformed, size, limit)
-	}
-	if got := int32(binary.BigEndian.Uint32(s.in[4:])); got != id {
-		return nil, fmt.Errorf("%w: answer to request %d, expected %d", errMalformed, got, id)
+		return 0, nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", errMalformed, size, limit)
 	}
 	// Room for what was asked for is made at once. More than that only as it arrives: a size alone proves nothing.
-	answer := make([]byte, 0, min(size, expected))
+	answer = make([]byte, 0, min(size, expected))
 	for len(answer) < size {
 		if len(answer) == cap(answer) {
 			answer = slices.Grow(answer, min(len(answer), size-len(answer)))
@@ -175,8 +181,8 @@ func (s *session) read(id int32, expected, limit int, timeout time.Duration) ([]
 		n, err := io.ReadFull(s.conn, answer[len(answer):min(cap(answer), size)])
 		answer = answer[:len(answer)+n]
 		if err != nil {
-			return nil, err
+			return 0, nil, err
 		}
 	}
-	return answer, nil
+	return int32(binary.BigEndian.Uint32(s.in[4:])), answer, nil
 }

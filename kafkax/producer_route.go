@@ -1,0 +1,183 @@
+package kafkax
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	metadataapi "github.com/segmentio/kafka-go/protocol/metadata"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/retry"
+)
+
+const (
+	// lookUpPatience is for how long new attempts to find a topic begin. One attempt can take as long as a dial.
+	lookUpPatience = 4 * time.Second
+
+	// layoutAge is after how long a topic is looked up again although nothing was wrong with what is known of it: it may
+	// have got more partitions.
+	layoutAge = time.Minute
+)
+
+// route is what a Producer knows of a topic, and how it writes to it.
+type route struct {
+	producer *Producer
+	topic    string
+	turn     chan struct{} // A token for who asks a broker.
+	known    atomic.Pointer[topicLayout]
+
+	mu      sync.Mutex
+	writers map[int]*writer
+}
+
+// topicLayout is a topic as a broker has described it.
+type topicLayout struct {
+	asked   time.Time
+	ids     []int // 0 to the last.
+	writers []*writer
+	leaders []string // Empty where there is none.
+}
+
+// route is made for any topic, whether there is one or not.
+func (p *Producer) route(topic string) *route {
+	if r, ok := p.routes.Load(topic); ok {
+		return r.(*route)
+	}
+	r, _ := p.routes.LoadOrStore(topic, &route{
+		producer: p, topic: topic, turn: make(chan struct{}, 1), writers: make(map[int]*writer),
+	})
+	return r.(*route)
+}
+
+// writer is made for any partition, whether there is one or not.
+func (r *route) writer(partition int) *writer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w, ok := r.writers[partition]
+	if !ok {
+		w = newWriter(r, partition)
+		r.writers[partition] = w
+	}
+	return w
+}
+
+// close refuses later messages. The producer is closing already, so new writers do the same.
+func (r *route) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, w := range r.writers {
+		w.close()
+	}
+}
+
+// layout is what is known, or looks the topic up behind the circuit. What is known already is no call that the circuit
+// should count, or it would hear of a success between any two failures.
+func (r *route) layout(ctx context.Context) (*topicLayout, error) {
+	p := r.producer
+	known := r.known.Load()
+	if known != nil && (time.Since(known.asked) < layoutAge || p.cfg.Breaker.IsOpen()) {
+		return known, nil
+	}
+	ctx, end, err := p.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	if known != nil {
+		if fresh, err := r.refresh(ctx, known); err == nil {
+			return fresh, nil
+		}
+		return known, nil
+	}
+	policy := p.cfg.Retry
+	policy.MaxElapsed = lookUpPatience
+	if p.cfg.Retry.MaxElapsed != 0 {
+		policy.MaxElapsed = min(p.cfg.Retry.MaxElapsed, lookUpPatience)
+	}
+	return retry.DoValueThrough(ctx, p.cfg.Breaker, policy, func(ctx context.Context) (*topicLayout, error) {
+		l, err := r.refresh(ctx, r.known.Load())
+		if errors.Is(err, kafka.UnknownTopicOrPartition) {
+			return nil, holdfast.Hold(err)
+		}
+		if err != nil {
+			err, _ = judge(err)
+		}
+		return l, err
+	})
+}
+
+// leader says where the leader of a partition is, as far as known.
+func (r *route) leader(ctx context.Context, partition int) (addr string, err error) {
+	l := r.known.Load()
+	if l == nil || partition >= len(l.leaders) || l.leaders[partition] == "" {
+		if l, err = r.refresh(ctx, l); err != nil {
+			return "", &unsentError{err}
+		}
+	}
+	switch {
+	case partition >= len(l.leaders):
+		return "", &unsentError{kafka.UnknownTopicOrPartition}
+	case l.leaders[partition] == "":
+		return "", &unsentError{kafka.LeaderNotAvailable}
+	}
+	return l.leaders[partition], nil
+}
+
+// refresh asks a broker, unless somebody else has done so since stale was known.
+func (r *route) refresh(ctx context.Context, stale *topicLayout) (*topicLayout, error) {
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if l := r.known.Load(); l != stale {
+		return l, nil
+	}
+	asked := time.Now()
+	answer, err := r.producer.net.layout(ctx, r.topic)
+	if err != nil {
+		return nil, fmt.Errorf("%w (asked of %s)", err, strings.Join(r.producer.net.cluster.Brokers, ", "))
+	}
+	l, err := r.read(answer)
+	if err != nil {
+		return nil, err
+	}
+	l.asked = asked
+	r.known.Store(l)
+	return l, nil
+}
+
+func (r *route) read(answer layout) (*topicLayout, error) {
+	t, ok := find(answer.Topics, func(t metadataapi.ResponseTopic) bool { return t.Name == r.topic })
+	switch {
+	case !ok:
+		return nil, kafka.UnknownTopicOrPartition
+	case t.ErrorCode != 0:
+		return nil, kafka.Error(t.ErrorCode)
+	case len(t.Partitions) == 0:
+		return nil, kafka.UnknownTopicOrPartition
+	}
+	l := &topicLayout{leaders: make([]string, len(t.Partitions))}
+	for i := range t.Partitions {
+		l.ids = append(l.ids, i)
+		l.writers = append(l.writers, r.writer(i))
+	}
+	for _, p := range t.Partitions {
+		i := slices.IndexFunc(answer.Brokers, func(b metadataapi.ResponseBroker) bool { return b.NodeID == p.LeaderID })
+		if i >= 0 && int(p.PartitionIndex) < len(l.leaders) && p.PartitionIndex >= 0 {
+			b := answer.Brokers[i]
+			l.leaders[p.PartitionIndex] = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
+		}
+	}
+	return l, nil
+}
