@@ -78,8 +78,8 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// BatchConfig is when a batch is written: when one of the bounds is reached. Two batches are gathered at the most while
-// others are being written.
+// BatchConfig is when a batch is written: when one of the bounds is reached. Beside those that are on their way, as many
+// again may be gathered, and one more.
 type BatchConfig struct {
 	Count   int           // Items; defaults to 10,000.
 	Bytes   int           // Bytes of keys, values and headers, with 256 added for each message; defaults to 32 MiB.

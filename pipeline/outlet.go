@@ -46,6 +46,11 @@ func (l *load) sub(m load) { l.items, l.bytes = l.items-m.items, l.bytes-m.bytes
 // fills tells whether l is enough for a batch.
 func (l load) fills(b BatchConfig) bool { return l.items >= b.Count || l.bytes >= b.Bytes }
 
+// leaves tells whether there is room for one more in so many batches.
+func (l load) leaves(one load, b BatchConfig, batches int) bool {
+	return l.items < batches*b.Count && l.bytes+one.bytes <= batches*b.Bytes
+}
+
 // line is a lane's part of an outlet.
 type line[T any] struct {
 	queue []piece[T]
@@ -130,15 +135,16 @@ func (o *outlet[T]) add(l *lane[T], item holdfast.Item[T], m mark, size int) err
 	}
 }
 
-// fits tells whether one more item has room: altogether there is room for two batches, and a lane that has one on its way
-// may take up its share of a batch, so that it does not crowd out the others. The first item always fits.
+// fits tells whether one more item has room. A lane may gather one batch, all lanes one more than there are writers, and
+// those that have one on their way as many as there are writers: so lanes that wait do not crowd out the others. A lane's
+// first item always fits.
 func (o *outlet[T]) fits(l *lane[T], one load) bool {
 	limits := o.engine.cfg.Batch
-	queued, most := o.queued, load{2 * limits.Count, 2 * limits.Bytes}
-	if l.line.busy {
-		queued, most = l.line.load, load{limits.Count / len(o.lanes), limits.Bytes / len(o.lanes)}
-	}
-	return queued.items == 0 || (queued.items < most.items && queued.bytes+one.bytes <= most.bytes)
+	busy := o.queued
+	busy.sub(o.ready)
+	return l.line.load.items == 0 || (l.line.load.leaves(one, limits, 1) &&
+		o.queued.leaves(one, limits, limits.Writers+1) &&
+		(!l.line.busy || busy.leaves(one, limits, limits.Writers)))
 }
 
 // flush has everything of draining claims written, or looked at, without waiting for more.
