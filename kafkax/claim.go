@@ -90,6 +90,16 @@ func (c *claim) Commit(next int64) {
 	c.committer.commit(c.slot, next)
 }
 
+// Settled is the offset before which all is settled: what Commit was asked for, and what follows it that is no message.
+func (c *claim) Settled() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.asked == c.tail {
+		return c.next
+	}
+	return max(c.asked, c.begin)
+}
+
 func (c *claim) CommitSync(ctx context.Context, next int64, metadata string) error {
 	if next < c.begin {
 		return fmt.Errorf("kafkax: commit of %s/%d at %d: the claim began at %d", c.topic, c.partition, next, c.begin)

@@ -9,9 +9,9 @@
 //	p, err := pipeline.New(consumer, pipeline.Then(decode, enrich), store, pipeline.Config{DeadLetters: dead})
 //	err = p.Run(ctx)
 //
-// Each claimed partition has a goroutine that fetches and runs the stages. What they make is gathered over all partitions
-// into batches, which are written to the sink one at a time while the next is being gathered; so a partition's order is
-// kept, retries included. A dead-lettered message leaves the order.
+// Each claimed partition has a goroutine that fetches and runs the stages, or with Config.Order several. What they make is
+// gathered over all partitions into batches. Several are on their way to the sink at a time, but none has messages that must
+// not overtake those in another; so order is kept, retries included. A dead-lettered message leaves the order.
 //
 // When a circuit is open, messages are dead-lettered at once, after a while or never, as Config.DeadLetterAfter says.
 // Letters of an open circuit come back by themselves when the source and the dead-letter queue know how, as

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
@@ -31,6 +32,7 @@ type orderRow struct {
 // plant is a Kafka, a ClickHouse and a pipeline between them, in one bubble.
 type plant struct {
 	t       *testing.T
+	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
 	kafka   *testkit.KafkaServer
 	ch      *testkit.ClickHouseServer
 	circuit *breaker.Breaker
@@ -45,6 +47,7 @@ func newPlant(t *testing.T, topics map[string]int, cfg pipeline.Config, tables .
 	kit := new(testkit.Network)
 	pl := &plant{
 		t:     t,
+		dial:  kit.Dial,
 		kafka: testkit.Kafka(t, testkit.KafkaConfig{Network: kit, Topics: topics}),
 		ch:    testkit.ClickHouse(t, testkit.ClickHouseConfig{Network: kit, Tables: tables}),
 		done:  make(chan error, 1),
@@ -211,6 +214,30 @@ func TestMissingTopic(t *testing.T) {
 		}
 		pl.orders(0, 10)
 		pl.until("stored", func() bool { return pl.ch.Count("orders") == 10 })
+		pl.stop()
+	})
+}
+
+// A transaction's marker is no message, and no lag either.
+func TestTransactionMarkerIsNoLag(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pl := newPlant(t, map[string]int{"orders": 1, "orders.dlq": 1}, pipeline.Config{}, ordersTable)
+		writer, err := kgo.NewClient(kgo.SeedBrokers(pl.kafka.Addrs()...), kgo.Dialer(pl.dial), kgo.TransactionalID("t"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer writer.Close()
+		if err := writer.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		if err := writer.ProduceSync(t.Context(), &kgo.Record{Topic: "orders", Value: []byte("1")}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		if err := writer.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+			t.Fatal(err)
+		}
+		pl.until("stored", func() bool { return pl.ch.Count("orders") == 1 })
+		pl.until("without lag", func() bool { return pl.Stats().Partitions[0].Lag == 0 })
 		pl.stop()
 	})
 }
