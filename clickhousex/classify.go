@@ -224,11 +224,16 @@ func whilePushing(e *proto.Exception) bool {
 	return strings.Contains(e.Message, "while pushing to view")
 }
 
+// raisedElsewhere says that the exception is a view's, or a shard's: it does not speak of the table as a whole.
+func raisedElsewhere(e *proto.Exception) bool {
+	return whilePushing(e) || strings.Contains(e.Message, "Received from ")
+}
+
 // raisedBeforeWriting says that the server raises this exception before it writes the first row of a block: when it reads
 // the statement, takes the block in, converts it and checks its constraints, and when it counts the table's parts, which
 // it never does in the middle (MergeTreeSink::onStart). What a shard says of its rows is not known of the others'.
 func raisedBeforeWriting(e *proto.Exception) bool {
-	if whilePushing(e) || strings.Contains(e.Message, "Received from ") {
+	if raisedElsewhere(e) {
 		return false
 	}
 	switch classifyException(e) {

@@ -22,6 +22,9 @@ type ColumnInserter[T any] struct {
 // NewColumnInserter makes a ColumnInserter for a table, given as "table" or "database.table". It does not call the server.
 func NewColumnInserter[T any](ch *Conn, name string, cfg InserterConfig) (*ColumnInserter[T], error) {
 	fields, err := columnsOf(reflect.TypeFor[T]())
+	if cfg.Offsets != OffsetsNone {
+		err = errors.Join(err, errors.New("clickhousex: InserterConfig.Offsets must be OffsetsNone for a ColumnInserter, whose rows bring all their columns"))
+	}
 	t, err := newTable(ch, name, fields, err, cfg)
 	if err != nil {
 		return nil, err
@@ -88,6 +91,11 @@ func columnsToken(epoch, id string, rows []int) string {
 		d = d.number(int64(row))
 	}
 	return tokenVersion + "-columns-" + d.sum()
+}
+
+// Check reads the table and says which guarantee its rows have, as Inserter.Check does.
+func (in *ColumnInserter[T]) Check(ctx context.Context) (Guarantee, error) {
+	return in.table.check(ctx)
 }
 
 // IsOpen says that the circuit of the connection is open.

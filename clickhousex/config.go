@@ -2,6 +2,7 @@ package clickhousex
 
 import (
 	"cmp"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -59,6 +60,9 @@ func retryOr(p, other retry.Policy) retry.Policy {
 
 // outcomeOf is what an error means to a circuit.
 func outcomeOf(err error) breaker.Outcome {
+	if errors.Is(err, errAtWork) {
+		return breaker.Ignore
+	}
 	switch Classify(err) {
 	case ClassNone:
 		return breaker.Success

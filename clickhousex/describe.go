@@ -8,8 +8,6 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/column"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
-
-	"github.com/holdfast-io/holdfast/breaker"
 )
 
 // describe gives the table's columns, and asks the server for them when they are not known, older than life or suspect:
@@ -20,29 +18,33 @@ func (t *table) describe(ctx context.Context, life time.Duration) (*layout, erro
 		return known, nil
 	}
 	var l *layout
-	err := t.retry(ctx, func(ctx context.Context) error {
-		// That an INSERT is taken does not say that its rows will be: no success, or failing inserts would never be in a row.
-		return t.attempt(ctx, breaker.Ignore, func(ctx context.Context) (err error) {
-			if l, err = t.ask(ctx); err != nil {
-				return beforeSend(err)
-			}
-			return nil
-		})
+	// That an INSERT is taken does not say that its rows will be: no success, or failing inserts would never be in a row.
+	err := t.ask(ctx, func(ctx context.Context) (err error) {
+		l, err = t.read(ctx)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
+	if known == nil || !l.says(known) {
+		t.conn.logger.Info("clickhouse table read", slog.String("table", t.name), slog.String("engine", l.facts.engine),
+			slog.Int("columns", len(l.types)), slog.String("guarantee", string(t.guarantee(l))), slog.Int("window", l.facts.window),
+			slog.Bool("deduplication_token", t.cfg.Dedup == DedupToken && l.takesToken),
+			slog.Bool("offset_columns", t.cfg.Offsets != OffsetsNone))
+	}
+	if err := t.fitFor(l); err != nil {
+		return nil, err
+	}
 	t.layout.Store(l)
 	t.suspect.Store(false)
-	if known == nil || !l.says(known) {
-		t.conn.logger.Info("clickhouse table described", slog.String("table", t.name), slog.Int("columns", len(l.types)),
-			slog.Bool("deduplication_token", t.cfg.Dedup == DedupToken && l.takesToken))
-	}
 	return l, nil
 }
 
-// ask leaves the version to the end, since the driver's call for it knows no context: there is a free connection then.
-func (t *table) ask(ctx context.Context) (*layout, error) {
+// anyway tries again whatever the class allows.
+func anyway(error) bool { return true }
+
+// read leaves the version to the end, since the driver's call for it knows no context: there is a free connection then.
+func (t *table) read(ctx context.Context) (*layout, error) {
 	batch, err := t.conn.conn.PrepareBatch(clickhouse.Context(ctx, clickhouse.WithSettings(t.cfg.Settings)), t.query)
 	if err != nil {
 		return nil, err
@@ -51,11 +53,17 @@ func (t *table) ask(ctx context.Context) (*layout, error) {
 	if err := batch.Close(); err != nil { // Ends the insert without rows.
 		return nil, err
 	}
+	f, err := t.readFacts(ctx)
+	if err != nil {
+		return nil, err
+	}
 	server, err := t.conn.version()
 	if err != nil {
 		return nil, err
 	}
-	return newLayout(t.name, t.fields, columns, server), nil
+	l := newLayout(t.name, t.fields, columns, server)
+	l.facts = f
+	return l, nil
 }
 
 // stringSettingsRevision is 20.6's, DBMS_MIN_REVISION_WITH_SETTINGS_SERIALIZED_AS_STRINGS. Up to it, the driver refuses to

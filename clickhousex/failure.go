@@ -9,10 +9,11 @@ import (
 
 // failure is an error of an insert with what it means at the place where it came.
 type failure struct {
-	class   Class
-	unknown bool // Rows may be stored.
-	text    string
-	err     error
+	class    Class
+	unknown  bool // Rows may be stored.
+	tooLarge bool // The server had not the memory for the rows.
+	text     string
+	err      error
 }
 
 func (f *failure) Error() string { return f.text }
@@ -31,8 +32,9 @@ func beforeSend(err error) error {
 }
 
 // afterSend is what an error means that came when rows were on their way. Only an exception of the server's, and only one
-// that it raises before it writes, says that none is stored. Its text is left out where it may repeat rows.
-func afterSend(err error) error {
+// that it raises before it writes, says that none is stored; of an atomic insert also one that it raises for want of memory
+// while it writes. Its text is left out where it may repeat rows.
+func afterSend(err error, atomic bool) error {
 	if err == nil {
 		return nil
 	}
@@ -48,5 +50,7 @@ func afterSend(err error) error {
 	if class == ClassData || class == ClassUnknown || whilePushing(exception) {
 		text = fmt.Sprintf("the server answered with code %d", exception.Code)
 	}
-	return &failure{class: class, unknown: !raisedBeforeWriting(exception), text: text, err: err}
+	tooLarge := exception.Code == 241 && !raisedElsewhere(exception) // MEMORY_LIMIT_EXCEEDED
+	definite := raisedBeforeWriting(exception) || atomic && tooLarge
+	return &failure{class: class, unknown: !definite, tooLarge: tooLarge, text: text, err: err}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"unsafe"
@@ -29,8 +30,9 @@ type Inserter[T any] struct {
 type table struct {
 	conn   *Conn
 	name   string
-	query  string
-	fields []field
+	quoted string
+	query  string  // The INSERT.
+	fields []field // The row type's, and behind them those of origin that have columns.
 	cfg    InserterConfig
 	counts counts
 
@@ -38,13 +40,16 @@ type table struct {
 	suspect  atomic.Bool            // The layout is not to be relied on, after a fault of the configuration.
 	distrust atomic.Int64           // The rows that the server refused since it stored one.
 	records  records
+	passed   passed
+	pace     pace
 }
 
 // NewInserter makes an Inserter for a table, given as "table" or "database.table". T is a struct or a pointer to one. It
 // does not call the server: what is wrong with the table shows in the first Write.
 func NewInserter[T any](ch *Conn, name string, cfg InserterConfig) (*Inserter[T], error) {
 	fields, err := fieldsOf(reflect.TypeFor[T]())
-	t, err := newTable(ch, name, fields, err, cfg)
+	marks, marksErr := marksOf(cfg.Offsets, fields)
+	t, err := newTable(ch, name, slices.Concat(fields, marks), errors.Join(err, marksErr), cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +70,7 @@ func newTable(ch *Conn, name string, fields []field, fieldsErr error, cfg Insert
 		columns[i] = "`" + f.column + "`"
 	}
 	query := fmt.Sprintf("INSERT INTO %s (%s)", quoted, strings.Join(columns, ", "))
-	return &table{conn: ch, name: name, query: query, fields: fields, cfg: cfg}, nil
+	return &table{conn: ch, name: name, quoted: quoted, query: query, fields: fields, cfg: cfg}, nil
 }
 
 func connFault(ch *Conn) error {
@@ -118,20 +123,26 @@ func (in *Inserter[T]) Write(ctx context.Context, b holdfast.Batch[T]) error {
 		views: in.table.views(viewOf(&b.Items[0].Value, unsafe.Sizeof(b.Items[0]))),
 	}
 	if hasPlaces(b) {
+		w.spans = b.Spans
+		w.mark(func(i int) origin { return originOf(&b.Items[i]) })
 		w.key = func() string { return batchKey(b) }
 		w.token = func(items []int) string { return rowsToken(in.table.cfg.Epoch, b, items) }
 	}
 	return w.run(ctx)
 }
 
-// views are the columns' views of rows.
+// views are the columns' views of rows, but for those of origin.
 func (t *table) views(rows view) []view {
-	views := make([]view, len(t.fields))
-	for k, f := range t.fields {
-		views[k] = rows.field(f)
+	views := make([]view, len(t.fields)-t.cfg.Offsets.columns())
+	for k := range views {
+		views[k] = rows.field(t.fields[k])
 	}
 	return views
 }
+
+// Check reads the table and says which guarantee its rows have, in the log too. A Write does so by itself, again after a
+// while: Check is for a program that wants to know at its start. Its error is that of a Write.
+func (in *Inserter[T]) Check(ctx context.Context) (Guarantee, error) { return in.table.check(ctx) }
 
 // IsOpen says that the circuit of the Inserter's connection is open.
 func (in *Inserter[T]) IsOpen() bool { return in.table.conn.IsOpen() }

@@ -16,13 +16,35 @@ type Dedup int
 
 const (
 	// DedupToken sends a token that names the rows by their places in Kafka. It works on tables that deduplicate:
-	// Replicated ones, and MergeTree with non_replicated_deduplication_window. On others it does nothing. Where no token
-	// can be had, from servers before 22.2 and for items without places (see Inserter.Write), it is DedupOff.
+	// Replicated ones, and MergeTree with non_replicated_deduplication_window. On others it does nothing. Items without
+	// places (see Inserter.Write) are written as with DedupOff. Servers before 22.2 take no tokens: a table there that
+	// deduplicates blocks of equal rows needs Offsets, which make them differ, and without them every Write is held.
 	DedupToken Dedup = iota
 
 	// DedupOff sends insert_deduplicate=0, and deduplicate_insert=disable from 26.2 on: two batches with equal rows are
 	// stored as two, and so is one whose acknowledgement was lost.
 	DedupOff
+)
+
+// Offsets says which columns of the table say where in Kafka a row comes from. The Inserter fills them, and asks the
+// table for them before it repeats an insert whose outcome is not known: what is stored is not sent again. It asks as well
+// before the first insert of a partition, up to the last offset that the table has of it, so that a program that was
+// killed begins where it had come to, and not where it had committed.
+//
+// What the columns say is the message's first life's: for one that has come back from a dead-letter queue its topic,
+// partition and offset before. Reading them needs the right to SELECT. All servers that the inserts may go to must have
+// the same rows; what a replica does not have yet counts as not stored, and is left to its deduplication.
+type Offsets int
+
+const (
+	// OffsetsNone fills none.
+	OffsetsNone Offsets = iota
+
+	// OffsetsOfMessages fills _topic (String), _partition and _offset (integers), for messages that become one row each.
+	OffsetsOfMessages
+
+	// OffsetsOfValues fills _index (an integer) as well, for messages that may become several rows of the table.
+	OffsetsOfValues
 )
 
 // InserterConfig is how an Inserter writes. The zero value is a good default.
@@ -37,9 +59,20 @@ type InserterConfig struct {
 	// Dedup is how repeated inserts are told apart from equal ones. The default is DedupToken.
 	Dedup Dedup
 
+	// Offsets are the columns that say where a row comes from. The default is none.
+	Offsets Offsets
+
 	// Epoch goes into the tokens. Change it when the topic was deleted and made again, so that its offsets mean other
 	// messages. Give each pipeline its own when several with one topic write to one table.
 	Epoch string
+
+	// MaxRows bounds the rows of one insert: a batch of more is written in several. 0 means 1,000,000, which is the most,
+	// since a server makes several blocks of more, of which it may store some only.
+	MaxRows int
+
+	// InFlight is how many inserts of one Write are on their way at a time, when MaxRows makes it several. Each needs a
+	// connection of the pool. They are stored in any order. 0 means 1.
+	InFlight int
 
 	// MaxSplits bounds the inserts that one Write makes to find the rows which the server refuses. 0 means 256, -1 means
 	// that no batch is split. Beyond it, when more than a fifth of the rows and more than ten are bad, or when the server
@@ -65,6 +98,15 @@ func (c InserterConfig) Validate() error {
 	if c.Dedup != DedupToken && c.Dedup != DedupOff {
 		errs = append(errs, fmt.Errorf("clickhousex: InserterConfig.Dedup must be DedupToken or DedupOff, got %d", c.Dedup))
 	}
+	if c.Offsets < OffsetsNone || c.Offsets > OffsetsOfValues {
+		errs = append(errs, fmt.Errorf("clickhousex: InserterConfig.Offsets must be OffsetsNone, OffsetsOfMessages or OffsetsOfValues, got %d", c.Offsets))
+	}
+	if c.MaxRows < 0 || c.MaxRows > maxBlockRows {
+		errs = append(errs, fmt.Errorf("clickhousex: InserterConfig.MaxRows must be at least 1 and at most %d, or 0 for that, got %d", maxBlockRows, c.MaxRows))
+	}
+	if c.InFlight < 0 {
+		errs = append(errs, fmt.Errorf("clickhousex: InserterConfig.InFlight must be at least 1, or 0 for 1, got %d", c.InFlight))
+	}
 	if c.MaxSplits < -1 {
 		errs = append(errs, fmt.Errorf("clickhousex: InserterConfig.MaxSplits must be at least 0, or -1 for none, got %d", c.MaxSplits))
 	}
@@ -86,6 +128,10 @@ const (
 	defaultInsertTimeout = 30 * time.Second
 	defaultMaxSplits     = 256
 	defaultMaxBytes      = 128 << 20
+
+	// maxBlockRows is less than any server's default of max_insert_block_size. Above that an insert need not be one block,
+	// which is stored or not.
+	maxBlockRows = 1_000_000
 )
 
 // The settings of ClickHouse that decide what a repeated insert does, and what an acknowledgement means.
@@ -93,12 +139,15 @@ const (
 	settingToken       = "insert_deduplication_token"
 	settingDeduplicate = "insert_deduplicate"
 	settingDedupMode   = "deduplicate_insert" // Overrides insert_deduplicate: ClickHouse#94413.
+	dedupModeOff       = "disable"
 	settingAsync       = "async_insert"
 	settingAsyncWait   = "wait_for_async_insert"
 )
 
 func (c InserterConfig) withDefaults(conn *Conn) InserterConfig {
 	c.Timeout = cmp.Or(c.Timeout, defaultInsertTimeout)
+	c.MaxRows = cmp.Or(c.MaxRows, maxBlockRows)
+	c.InFlight = cmp.Or(c.InFlight, 1)
 	c.MaxSplits = max(cmp.Or(c.MaxSplits, defaultMaxSplits), 0)
 	c.MaxBytes = cmp.Or(c.MaxBytes, defaultMaxBytes)
 	c.Retry = retryOr(c.Retry, conn.retry)

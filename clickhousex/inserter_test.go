@@ -552,7 +552,7 @@ func TestWithoutToken(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			bubble(t, testkit.ClickHouseConfig{Revision: tt.revision}, func(t *testing.T, s *testkit.ClickHouseServer) {
+			bubble(t, testkit.ClickHouseConfig{Revision: tt.revision, DedupWindow: -1}, func(t *testing.T, s *testkit.ClickHouseServer) {
 				in := newInserter[order](t, open(t, options(s), clickhousex.Config{}), "orders", clickhousex.InserterConfig{Dedup: tt.dedup})
 				if err := in.Write(t.Context(), tt.batch); err != nil {
 					t.Fatal(err)
@@ -598,7 +598,7 @@ func TestSettingsByVersion(t *testing.T) {
 		{21, 10, clickhousex.DedupToken, nil, "0", unknown, unknown, unknown},
 	}
 	for _, tt := range tests {
-		bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+		bubble(t, testkit.ClickHouseConfig{DedupWindow: -1}, func(t *testing.T, s *testkit.ClickHouseServer) {
 			raw, err := clickhouse.Open(options(s))
 			if err != nil {
 				t.Fatal(err)

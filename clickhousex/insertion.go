@@ -5,14 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
-	"github.com/holdfast-io/holdfast/retry"
 )
 
 // errChanged says that table or server are not as described when the rows were checked.
@@ -22,20 +22,27 @@ var errChanged = holdfast.Hold(errors.New("the table's columns have changed, or 
 type insertion struct {
 	*table
 	items int
-	views []view                   // Of their columns.
-	key   func() string            // The batch's among the records. Nil when its items cannot be told from others.
-	token func(items []int) string // Of some of the items. Nil without a key.
+	views []view // Of their columns.
 
-	record
-	rows   *rows
-	splits int // Inserts made of halves.
+	// Nil when the batch's items cannot be told from others.
+	key     func() string            // The batch's among the records.
+	token   func(items []int) string // Of some of the items.
+	origins []origin                 // Of the items, with Offsets only.
+	spans   []holdfast.Span
+
+	rows    *rows
+	filling sync.Mutex // Guards their scratch memory.
+
+	*record // Nil before the rows are known.
 }
 
 func (w *insertion) run(ctx context.Context) error {
 	key := ""
 	if w.key != nil && !w.records.empty() {
 		key = w.key()
-		w.record = w.records.take(key)
+		if w.record = w.records.take(key); w.record != nil {
+			w.splits = 0
+		}
 	}
 	err := w.once(ctx)
 	if errors.Is(err, errChanged) {
@@ -44,7 +51,10 @@ func (w *insertion) run(ctx context.Context) error {
 	if err == nil {
 		err = w.trust()
 	}
-	if err != nil && w.begun() && w.key != nil {
+	switch {
+	case err == nil:
+		w.passed.by(w.spans)
+	case w.begun() && w.key != nil:
 		if key == "" {
 			key = w.key()
 		}
@@ -54,6 +64,9 @@ func (w *insertion) run(ctx context.Context) error {
 }
 
 func (w *insertion) once(ctx context.Context) error {
+	if err := w.unmarked(); err != nil {
+		return err
+	}
 	unfit, err := w.check(ctx, layoutLife)
 	if err == nil && len(unfit) > 0 && w.rows.layout.age() > trustedLife {
 		w.rows.release() // The table may take by now what it did not take then.
@@ -63,13 +76,22 @@ func (w *insertion) once(ctx context.Context) error {
 		return err
 	}
 	defer w.rows.release()
-	if !w.begun() {
-		w.unfit = unfit
-	} else if len(unfit) > 0 {
+	if err := w.misfit(unfit); err != nil {
 		w.suspect.Store(true)
-		return holdfast.Hold(fmt.Errorf("the table takes %d rows no more that may be stored already", len(unfit)))
+		return err
 	}
-	return w.insert(ctx, 0, len(w.rows.items))
+	if w.begun() {
+		if len(unfit) > 0 {
+			w.suspect.Store(true)
+			return holdfast.Hold(fmt.Errorf("the table takes %d rows no more that may be stored already", len(unfit)))
+		}
+		return w.insertAll(ctx)
+	}
+	w.record = newRecord(unfit)
+	if err := w.resume(ctx); err != nil {
+		return err
+	}
+	return w.insertAll(ctx)
 }
 
 // check converts the items to rows, those of the record when the batch has begun, by a layout of no more than this age.
@@ -114,191 +136,204 @@ func (w *insertion) verdict(err error) error {
 		w.counts.refused.Add(uint64(len(refused)))
 		return &holdfast.BatchError{Items: refused}
 	}
-	class := Classify(err)
-	err = fmt.Errorf("clickhousex: insert into %s: %w", w.name, err)
-	if class == ClassConfig || class == ClassUnknown {
-		err = holdfast.Hold(err)
-	}
-	switch {
-	case w.unknown != nil && !errors.Is(err, w.unknown):
-		return holdfast.Ambiguous(fmt.Errorf("%w (an earlier attempt may have been stored: %w)", err, w.unknown))
-	case w.unknown != nil:
-		return holdfast.Ambiguous(err)
-	case w.stored > 0:
-		return holdfast.Ambiguous(fmt.Errorf("%w (a part of the batch is stored)", err))
-	default:
+	err = w.failed(err)
+	if !w.begun() {
 		return err
+	}
+	switch doubt := w.anyDoubt(); {
+	case doubt != nil && !errors.Is(err, doubt):
+		return holdfast.Ambiguous(fmt.Errorf("%w (an earlier attempt may have been stored: %w)", err, doubt))
+	case doubt != nil:
+		return holdfast.Ambiguous(err)
+	default:
+		return holdfast.Ambiguous(fmt.Errorf("%w (a part of the batch is stored)", err))
 	}
 }
 
-// maxBlockRows is less than any server's default of max_insert_block_size. Above that an insert need not be one block,
-// which is stored or not.
-const maxBlockRows = 1_000_000
+// failed names the table, and holds what is the configuration's fault, or may well be.
+func (t *table) failed(err error) error {
+	class := Classify(err)
+	err = fmt.Errorf("clickhousex: insert into %s: %w", t.name, err)
+	if class == ClassConfig || class == ClassUnknown {
+		return holdfast.Hold(err)
+	}
+	return err
+}
 
-// insert stores the rows [from, to), in halves when they are too many for one insert. What the server refuses as bad data, and has certainly not stored, is halved until
-// the bad rows stand alone.
-func (w *insertion) insert(ctx context.Context, from, to int) error {
-	this := part{from, to}
-	switch state := w.parts[this]; {
-	case state == partSettled || from == to:
+// cut halves rows that are too many for one insert, until none are.
+func (w *insertion) cut(parts []part, p part, most int) []part {
+	switch {
+	case p.rows() == 0:
+		return parts
+	case p.rows() == 1, p.rows() <= most && w.rows.size(p.from, p.to) <= w.cfg.MaxBytes:
+		return append(parts, p)
+	default:
+		one, other := p.halves()
+		return w.cut(w.cut(parts, one, most), other, most)
+	}
+}
+
+// insertAll stores all rows, in the same inserts for as long as the batch has this record.
+func (w *insertion) insertAll(ctx context.Context) error {
+	if w.inserts == nil {
+		w.inserts = w.cut(nil, part{0, len(w.rows.items)}, w.pace.limit(w.cfg.MaxRows))
+	}
+	if w.cfg.InFlight > 1 && len(w.inserts) > 1 {
+		return w.insertMany(ctx)
+	}
+	for _, p := range w.inserts {
+		if err := w.insert(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insertMany has several inserts in flight, and begins none after one has failed. Those in flight are not cancelled, which
+// would leave their outcome unknown.
+func (w *insertion) insertMany(ctx context.Context) error {
+	var (
+		work   sync.WaitGroup
+		slots  = make(chan struct{}, w.cfg.InFlight)
+		errs   = make([]error, len(w.inserts))
+		panics = make(chan any, len(w.inserts)) // Of the program's own code, such as Retry.OnAttempt.
+		failed atomic.Bool
+	)
+	for i, p := range w.inserts {
+		slots <- struct{}{}
+		if failed.Load() {
+			break
+		}
+		work.Go(func() {
+			defer func() {
+				if v := recover(); v != nil {
+					failed.Store(true)
+					panics <- v
+				}
+				<-slots
+			}()
+			if errs[i] = w.insert(ctx, p); errs[i] != nil {
+				failed.Store(true)
+			}
+		})
+	}
+	work.Wait()
+	select {
+	case v := <-panics:
+		panic(v) // In the caller's goroutine, who may recover it.
+	default:
+	}
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insert stores a part. What has certainly not been stored of it is halved: when the server refuses it as bad data, until
+// the bad rows stand alone, and when the server has not the memory for it.
+func (w *insertion) insert(ctx context.Context, p part) error {
+	switch w.state(p) {
+	case partSettled:
 		return nil
-	case state == partUntried && (w.unknown != nil || w.isOneInsert(from, to)):
-		err := w.try(ctx, from, to)
+	case partUntried:
+		missing := w.missing(p)
+		if len(missing) == 0 {
+			return nil // The table was found to have it.
+		}
+		err := w.try(ctx, p)
+		_, doubted := w.doubtOf(p)
 		switch {
 		case err == nil:
-			w.counts.rows.Add(uint64(to - from))
-			w.counts.inserts.Add(1)
-			w.stored += to - from
-			w.note(this, partSettled)
+			w.settled(p)
 			return nil
-		case Classify(err) != ClassData || w.unknown != nil:
+		case doubted:
 			return err
-		case to-from == 1:
-			return w.refuseRow(from, err)
-		case w.splits+2 > w.cfg.MaxSplits:
+		case isTooLarge(err) && p.rows() > 1:
+			w.pace.shrink(p.rows())
+			w.note(p, partSplit)
+		case Classify(err) != ClassData:
+			return err
+		case rowsOf(missing) == 1:
+			return w.refuseRow(p, missing[0].from, err)
+		case !w.split(p, w.cfg.MaxSplits):
 			return holdfast.Hold(fmt.Errorf("the server refuses rows, and %d inserts did not find all: %w", w.splits, err))
 		}
-		w.splits += 2
 		w.counts.splits.Add(1)
+	case partSplit:
 	}
-	w.note(this, partSplit)
-	middle := from + (to-from)/2
-	if err := w.insert(ctx, from, middle); err != nil {
+	one, other := p.halves()
+	if err := w.insert(ctx, one); err != nil {
 		return err
 	}
-	return w.insert(ctx, middle, to)
+	return w.insert(ctx, other)
 }
 
-func (w *insertion) isOneInsert(from, to int) bool {
-	return to-from == 1 || to-from <= maxBlockRows && w.rows.size(from, to) <= w.cfg.MaxBytes
+// settled notes and counts that a part is stored.
+func (w *insertion) settled(p part) {
+	rows := w.settle(p)
+	w.counts.rows.Add(uint64(rows))
+	w.counts.inserts.Add(1)
+	w.pace.stored(rows)
 }
 
 // toleratedRows are refused by the server before anything else than the rows is suspected.
 const toleratedRows = 10
 
-// refuseRow notes a bad row, until there are too many to be the rows' fault.
-func (w *insertion) refuseRow(row int, err error) error {
+// refuseRow notes a bad row, the only one of its part, until there are too many to be the rows' fault.
+func (w *insertion) refuseRow(p part, row int, err error) error {
 	const share = 5
-	if len(w.refused)+1 > max(toleratedRows, len(w.rows.items)/share) {
-		return holdfast.Hold(fmt.Errorf("the server refuses more than a fifth of the rows: %w", err))
-	}
 	reason := "refused by the server"
 	if exception, ok := errors.AsType[*clickhouse.Exception](err); ok {
 		reason = fmt.Sprintf("refused by the server with code %d", exception.Code) // Its text may repeat the row.
 	}
 	item := w.rows.items[row]
-	w.refuse(item, &RowError{Row: item, Reason: reason, Err: err})
-	w.note(part{row, row + 1}, partSettled)
+	fault := &RowError{Row: item, Reason: reason, Err: err}
+	if !w.refuse(p, item, fault, max(toleratedRows, len(w.rows.items)/share)) {
+		return holdfast.Hold(fmt.Errorf("the server refuses more than a fifth of the rows: %w", err))
+	}
 	return nil
 }
 
-// try makes attempts until one stores the rows, each with the same rows and token.
-func (w *insertion) try(ctx context.Context, from, to int) error {
-	first := true
-	return w.retry(ctx, func(ctx context.Context) error {
+// try makes attempts until one stores the part's rows, each with the same rows and token, but for those that the table was
+// found to have.
+func (w *insertion) try(ctx context.Context, p part) error {
+	first, tooLarge := true, 0
+	err := w.retry(ctx, func(error) bool { return tooLarge < 2 }, func(ctx context.Context) error {
 		if !first {
 			w.counts.retries.Add(1)
 		}
 		first = false
-		err := w.attempt(ctx, breaker.Success, func(ctx context.Context) error { return w.send(ctx, from, to) })
+		query := w.queryID()
+		err := w.attempt(ctx, breaker.Success, func(ctx context.Context) error {
+			if err := w.look(ctx, p); err != nil {
+				return err
+			}
+			return w.send(ctx, p, query)
+		})
 		var known *failure
-		switch {
-		case err == nil: // Stored, or known to the server from an earlier attempt.
-			w.unknown = nil
-		case errors.As(err, &known) && known.unknown:
-			w.unknown = err
+		if errors.As(err, &known) && known.unknown {
+			if isException(err) {
+				query = "" // The server has done with it.
+			}
+			w.mayBeStored(p, doubt{err, query})
 			w.counts.ambiguous.Add(1)
+		}
+		if isTooLarge(err) {
+			tooLarge++
 		}
 		return err
 	})
-}
-
-// send makes one insert with a batch of its own. Its errors are failures.
-func (w *insertion) send(ctx context.Context, from, to int) error {
-	token := ""
-	if w.cfg.Dedup == DedupToken && w.rows.layout.takesToken && w.token != nil {
-		token = w.token(w.rows.items[from:to])
-	}
-	batch, err := w.conn.conn.PrepareBatch(w.with(ctx, w.rows.layout, token), w.query)
-	if err != nil {
-		if isSettingTooNew(err) { // The connection goes to an older server than the one that was described.
-			w.suspect.Store(true)
-			return errChanged
-		}
-		return beforeSend(err)
-	}
-	defer batch.Close() // Frees the connection when Send was not reached.
-	columns := batch.Columns()
-	if !w.rows.layout.fits(columns) {
-		w.suspect.Store(true)
-		return errChanged
-	}
-	if err := w.rows.send(columns, from, to); err != nil {
-		return beforeSend(err)
-	}
-	return afterSend(batch.Send())
-}
-
-// isSettingTooNew knows the driver's refusal to send a token to a server of before stringSettingsRevision.
-func isSettingTooNew(err error) bool {
-	return strings.Contains(err.Error(), settingToken+" has unsupported data type")
-}
-
-// with adds the settings that an insert needs.
-func (t *table) with(ctx context.Context, l *layout, token string) context.Context {
-	settings := make(clickhouse.Settings, len(t.cfg.Settings)+4)
-	if l.knowsAsync { // Whatever a profile says, and since 26.2 the server: an acknowledgement must mean stored.
-		settings[settingAsync] = 0
-		settings[settingAsyncWait] = 1
-	}
-	maps.Copy(settings, t.cfg.Settings)
-	if token != "" {
-		settings[settingToken] = token
-	} else { // Or a table that deduplicates blocks would swallow an equal one.
-		settings[settingDeduplicate] = 0
-		if l.knowsDedupMode {
-			settings[settingDedupMode] = "disable"
-		}
-	}
-	return clickhouse.Context(ctx, clickhouse.WithSettings(settings))
-}
-
-// attempt makes one protected call, bounded in time, and tells the breaker how it ended; success is what nil means to it.
-func (t *table) attempt(ctx context.Context, success breaker.Outcome, fn func(context.Context) error) error {
-	permit, err := t.conn.allow(ctx)
-	if err != nil {
-		return err
-	}
-	defer permit.DoneAs(breaker.Failure, nil) // Only a panic comes here without a report.
-	deadline := time.Now().Add(t.cfg.Timeout)
-	if earlier, ok := ctx.Deadline(); ok && earlier.Before(deadline) {
-		deadline = earlier
-	}
-	inner, release := detach(ctx, deadline)
-	err = fn(inner)
-	release(err)
-	if err == nil {
-		permit.DoneAs(success, nil)
-		return nil
-	}
-	err = callerError(ctx, err)
-	report(ctx, permit, err)
-	if Classify(err) == ClassConfig {
-		t.suspect.Store(true) // Look at the table again once it is mended.
+	if isTooLarge(err) && w.cfg.Offsets != OffsetsNone {
+		// When this fails as well, the part may be stored, and stays whole.
+		_ = w.attempt(ctx, breaker.Ignore, func(ctx context.Context) error { return w.look(ctx, p) })
 	}
 	return err
 }
 
-func (t *table) retry(ctx context.Context, fn func(context.Context) error) error {
-	policy := t.cfg.Retry
-	retryable := policy.Retryable
-	policy.Retryable = func(err error) bool {
-		switch Classify(err) {
-		case ClassTransient, ClassOverload, ClassAmbiguous, ClassUnknown, ClassPool:
-			return retryable(err)
-		default:
-			return false
-		}
-	}
-	return retry.Do(ctx, policy, fn)
+// isTooLarge says that the server had not the memory for an insert.
+func isTooLarge(err error) bool {
+	known, ok := errors.AsType[*failure](err)
+	return ok && known.tooLarge
 }

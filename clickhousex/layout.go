@@ -19,6 +19,7 @@ type layout struct {
 	server *column.ServerContext
 	made   time.Time
 	free   sync.Pool // Of *rows, for their slices.
+	facts  facts     // Of the table.
 
 	takesToken     bool // The server knows insert_deduplication_token.
 	knowsAsync     bool // The server knows async_insert and wait_for_async_insert.
@@ -52,7 +53,7 @@ func (l *layout) age() time.Duration { return time.Since(l.made) }
 
 // says tells whether other has nothing new to say to a reader of the log.
 func (l *layout) says(other *layout) bool {
-	return l.takesToken == other.takesToken &&
+	return l.takesToken == other.takesToken && l.facts == other.facts &&
 		slices.EqualFunc(l.types, other.types, func(x, y colType) bool { return x.name == y.name })
 }
 

@@ -80,7 +80,8 @@ func (c ClickHouseConfig) Validate() error {
 //   - SELECT of columns, literals and count, uniq, uniqExact, min, max, sum and any over one table, with WHERE
 //     (comparisons with literals, IN, BETWEEN, IS NULL, AND, OR, NOT), DISTINCT, ORDER BY, LIMIT and, on a
 //     ReplacingMergeTree, FINAL;
-//   - system.tables, system.columns, system.databases, system.merge_tree_settings and system.one.
+//   - system.tables, system.columns, system.databases, system.merge_tree_settings, system.settings (insert_deduplicate),
+//     system.processes (the INSERTs' query_id) and system.one.
 //
 // All else is answered with exception 62 and a text that says whose limit it is. There are no joins, no GROUP BY, no views,
 // no mutations, no HTTP, no merges and no parts: an INSERT is stored as a whole or not at all, in every engine, in the
@@ -102,6 +103,7 @@ type ClickHouseServer struct {
 	mu      sync.Mutex
 	tables  map[string]*chTable // By "database.table".
 	inserts []*Insert
+	working map[*chSession]string // The ids of the INSERTs that are carried out.
 	armed   []*chArmed
 	dialed  []*chDialed // The connections that Dial has announced, in order.
 	running *chRun      // nil while stopped.
@@ -138,7 +140,7 @@ func StartClickHouse(cfg ClickHouseConfig) (*ClickHouseServer, error) {
 		addr:     cmp.Or(cfg.Listen, "127.0.0.1:0"),
 		revision: cmp.Or(cfg.Revision, chMaxRevision),
 		window:   cmp.Or(cfg.DedupWindow, chDefaultWindow),
-		tables:   make(map[string]*chTable),
+		tables:   make(map[string]*chTable), working: make(map[*chSession]string),
 	}
 	for _, ddl := range cfg.Tables {
 		if err := s.CreateTable(ddl); err != nil {

@@ -111,12 +111,14 @@ func (p *chParser) engine(t *chTable) error {
 	for !p.end() && p.peek().text != ";" {
 		switch {
 		case p.keywords("ORDER", "BY"):
-			t.sortingKey = p.keyExpression()
+			t.sortingKey = splitKey(p.keyText())
+		case p.keywords("PARTITION", "BY"):
+			t.partitionKey = p.keyText()
 		case p.peek().kind == chWord && strings.EqualFold(p.peek().text, "SETTINGS"):
 			if t.settings, err = p.settings(); err != nil {
 				return err
 			}
-		default: // PARTITION BY, PRIMARY KEY, SAMPLE BY, TTL, COMMENT: known to the real server only.
+		default: // PRIMARY KEY, SAMPLE BY, TTL, COMMENT: known to the real server only.
 			p.at++
 			p.skipUntil("PARTITION", "ORDER", "PRIMARY", "SAMPLE", "TTL", "SETTINGS", "COMMENT", ";")
 		}
@@ -125,11 +127,19 @@ func (p *chParser) engine(t *chTable) error {
 	return nil
 }
 
-// keyExpression reads a sorting key and gives its parts as text.
-func (p *chParser) keyExpression() []string {
+// keyText reads the expression of a key.
+func (p *chParser) keyText() string {
 	from := p.at
-	p.skipUntil("PARTITION", "PRIMARY", "SAMPLE", "TTL", "SETTINGS", "COMMENT", ";")
+	p.skipUntil("PARTITION", "ORDER", "PRIMARY", "SAMPLE", "TTL", "SETTINGS", "COMMENT", ";")
 	text := p.textFrom(from)
+	if text == "tuple()" {
+		return ""
+	}
+	return text
+}
+
+// splitKey gives a sorting key's parts.
+func splitKey(text string) []string {
 	if inner, ok := strings.CutPrefix(text, "tuple"); ok {
 		text = inner
 	}

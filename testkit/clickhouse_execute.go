@@ -122,6 +122,18 @@ func (s *ClickHouseServer) view(stmt *chSelect, database string) (*chView, error
 	return t.view(database, stmt.final)
 }
 
+// work notes a session's INSERT in system.processes, until the function that it gives is called.
+func (s *ClickHouseServer) work(on *chSession, query string) (done func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.working[on] = query
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.working, on)
+	}
+}
+
 // header gives the columns for an INSERT.
 func (s *ClickHouseServer) header(ins *chInsert) (*chBlock, error) {
 	s.mu.Lock()

@@ -240,6 +240,7 @@ func (c *chSession) data(q *chQuery) (*chBlock, error) {
 
 // insert answers an INSERT: with the columns' names and types first, and when all data has come, with the outcome.
 func (c *chSession) insert(q *chQuery, ins *chInsert) error {
+	defer c.server.work(c, q.id)()
 	if ins.table.database == "" {
 		ins.table.database = c.database
 	}

@@ -25,9 +25,19 @@ func (s *ClickHouseServer) systemTable(name string) *chTable {
 		return systemTable([]string{"name String", "engine String"}, rows)
 	case "merge_tree_settings":
 		window := strconv.Itoa(max(s.window, 0))
-		return systemTable([]string{"name String", "value String"}, [][]any{
-			{"non_replicated_deduplication_window", window}, {"replicated_deduplication_window", window},
-		})
+		rows := [][]any{{"replicated_deduplication_window", window}}
+		if s.revision > chMinRevision { // 18.16 does not know the other.
+			rows = append(rows, []any{"non_replicated_deduplication_window", window})
+		}
+		return systemTable([]string{"name String", "value String"}, rows)
+	case "settings":
+		return systemTable([]string{"name String", "value String"}, [][]any{{"insert_deduplicate", "1"}})
+	case "processes":
+		var rows [][]any
+		for _, id := range slices.Sorted(maps.Values(s.working)) {
+			rows = append(rows, []any{id})
+		}
+		return systemTable([]string{"query_id String"}, rows)
 	case "tables":
 		var rows [][]any
 		for _, key := range slices.Sorted(maps.Keys(s.tables)) {
@@ -36,11 +46,13 @@ func (s *ClickHouseServer) systemTable(name string) *chTable {
 			sorting := strings.Join(t.sortingKey, ", ")
 			rows = append(rows, []any{
 				database, table, t.engine, t.engineFull, t.createText(chTableName{database, table}), sorting, uint64(t.rows),
+				t.partitionKey,
+				[]any{},
 			})
 		}
 		return systemTable([]string{
 			"database String", "name String", "engine String", "engine_full String", "create_table_query String",
-			"sorting_key String", "total_rows Nullable(UInt64)",
+			"sorting_key String", "total_rows Nullable(UInt64)", "partition_key String", "dependencies_table Array(String)",
 		}, rows)
 	case "columns":
 		var rows [][]any

@@ -43,14 +43,15 @@ func (c *chTableColumn) fallback() (any, error) {
 
 // chTable is a table with its rows and what it remembers of its last inserts.
 type chTable struct {
-	columns    []chTableColumn
-	rows       int
-	engine     string
-	engineFull string // The engine's whole clause.
-	version    string // ReplacingMergeTree's column.
-	sortingKey []string
-	settings   map[string]string
-	recent     []string // The last inserts' tokens and hashes, oldest first.
+	columns      []chTableColumn
+	rows         int
+	engine       string
+	engineFull   string // The engine's whole clause.
+	version      string // ReplacingMergeTree's column.
+	sortingKey   []string
+	partitionKey string
+	settings     map[string]string
+	recent       []string // The last inserts' tokens and hashes, oldest first.
 }
 
 func (t *chTable) column(name string) *chTableColumn {

@@ -74,6 +74,7 @@ func (r *chReader) skip(fields string) error {
 
 // chQuery is a query packet.
 type chQuery struct {
+	id         string
 	body       string
 	settings   map[string]string
 	params     map[string]string
@@ -83,7 +84,8 @@ type chQuery struct {
 // query reads a query packet behind its code. Field by field it is ClickHouse's TCPHandler::receivePacket.
 func (r *chReader) query() (*chQuery, error) {
 	q := &chQuery{settings: map[string]string{}, params: map[string]string{}}
-	if err := r.skip("s"); err != nil { // The query's id.
+	var err error
+	if q.id, err = r.str(); err != nil {
 		return nil, err
 	}
 	if err := r.clientInfo(); err != nil {
