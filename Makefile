@@ -80,7 +80,7 @@ servers-up: ## Start Apache Kafka (BROKERS=1 or 3) and ClickHouse on this machin
 servers-down: ## End them and delete their data
 	@scripts/servers down
 
-test-real: ## Run the tests that want servers-up's servers: they are killed and stopped in mid-flow (3 minutes)
+test-real: ## Run the tests that want servers-up's servers: they are killed and stopped in mid-flow (4 minutes)
 	@[[ -n $${HOLDFAST_KAFKA:-} ]] || eval "$$(scripts/servers status | grep ^export)"; \
 	: "$${HOLDFAST_KAFKA:?make servers-up first}" "$${HOLDFAST_CLICKHOUSE:?make servers-up first}"; \
 	go test -count=1 -v -timeout 15m ./internal/real
