@@ -276,7 +276,7 @@ func (c *cable) set(cut bool) {
 	c.cut = cut
 	if !cut {
 		for conn := range c.conns {
-			_ = conn.Conn.Close()
+			_ = conn.Close()
 		}
 		clear(c.conns)
 	}
