@@ -135,25 +135,41 @@ func TestReach(t *testing.T) {
 	}
 }
 
-// TestPrograms keeps what is for tests out of the commands, and leaves Prometheus' client to metrics there too. Examples
-// show how things are put together, so they may import anything.
+// TestPrograms keeps what is for tests out of the commands, and lets them import no more than they need. Examples show
+// how things are put together, so they may import anything.
 func TestPrograms(t *testing.T) {
+	may := layer{
+		ours: []string{".", "breaker", "retry", "kafkax", "dlq"},
+		modules: []string{
+			"github.com/segmentio/kafka-go", "github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/cheggaaa/pb/v3", "golang.org/x/term",
+		},
+	}
 	pkgs := list(t)
+	commands := 0
 	for _, path := range slices.Sorted(maps.Keys(pkgs)) {
 		p := pkgs[path]
 		if !strings.HasPrefix(path, module+"/cmd/") {
 			continue
 		}
+		commands++
 		for _, dep := range p.Deps {
 			if pkgs[dep].layer() == "testkit" {
 				t.Errorf("%s reaches %s, which is for tests", path, dep)
 			}
 		}
 		for _, imported := range p.Imports {
-			if m := pkgs[imported].Module; m != nil && m.Path == "github.com/prometheus/client_golang" {
-				t.Errorf("%s imports %s: only metrics does", path, imported)
+			q := pkgs[imported]
+			switch {
+			case q.Standard:
+			case q.ours() && !slices.Contains(may.ours, q.layer()):
+				t.Errorf("%s imports %s: a command may import only %q of ours", path, imported, may.ours)
+			case !q.ours() && !slices.Contains(may.modules, q.Module.Path):
+				t.Errorf("%s imports %s: a command may import only the modules %q", path, imported, may.modules)
 			}
 		}
+	}
+	if commands == 0 {
+		t.Error("there is no command")
 	}
 }
 

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync/atomic"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-io/holdfast/dlq"
+)
+
+func (t *tool) export() *cobra.Command {
+	var which selection
+	var path string
+	cmd := &cobra.Command{
+		Use:   "export TOPIC",
+		Short: "Write records as lines of JSON",
+		Long: `Writes records as lines of JSON, each partition in its order: all of them, or the letters that are selected. Keys,
+values and headers are JSON strings where they are text, and {"base64": "..."} where they are not, so that no byte is
+lost. They hold the payload: mind who can read them.`,
+		Args: cobra.ExactArgs(1),
+	}
+	which.register(cmd)
+	cmd.Flags().StringVarP(&path, "file", "f", "", "write to this file, which must not exist, instead of the standard output")
+	cmd.RunE = t.action(func(cmd *cobra.Command, s *session, args []string) error {
+		filter, err := which.filter()
+		if err != nil {
+			return err
+		}
+		r, err := s.deadLetters(cmd.Context(), dlq.RedriveConfig{Topic: args[0], Letters: dlq.SourceConfig{Filter: filter}}, which.ledgerOf(args[0]))
+		if err != nil {
+			return err
+		}
+		total, err := s.depth(cmd.Context(), args[0], nil)
+		if err != nil {
+			return err
+		}
+		out := t.out
+		if path != "" {
+			f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+			if err != nil {
+				return usage("--file: %w", err)
+			}
+			defer f.Close()
+			out = f
+		}
+		var read atomic.Int64
+		stop := t.progress(total, read.Load)
+		n, err := exportTo(cmd.Context(), out, r, which.none(), &read)
+		stop()
+		if err != nil {
+			return fmt.Errorf("after %d records: %w", n, err)
+		}
+		if f, ok := out.(*os.File); ok && path != "" {
+			if err := errors.Join(f.Sync(), f.Close()); err != nil {
+				return err
+			}
+		}
+		fmt.Fprintf(t.err, "exported %d records\n", n)
+		return nil
+	})
+	return cmd
+}
+
+// exportTo writes whole lines only.
+func exportTo(ctx context.Context, w io.Writer, r *dlq.Redrive, foreign bool, read *atomic.Int64) (n int, err error) {
+	buffer := bufio.NewWriterSize(w, 1<<20)
+	lines := json.NewEncoder(buffer)
+	lines.SetEscapeHTML(false)
+	err = r.Browse(ctx, nil, func(e dlq.Entry) error {
+		read.Add(1)
+		if e.State == dlq.Unwanted || e.State == dlq.Foreign && !foreign {
+			return nil
+		}
+		line := newRecord(&e.Record)
+		n++
+		return lines.Encode(&line)
+	})
+	return n, errors.Join(err, buffer.Flush())
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-io/holdfast/dlq"
+)
+
+// purgeable is what purge would delete of one partition.
+type purgeable struct {
+	Partition int   `json:"partition"`
+	First     int64 `json:"first"`
+	Before    int64 `json:"before"`
+	Open      int   `json:"open"` // Letters that nobody took home.
+	stopped   bool
+}
+
+// purged is what purge prints for programs.
+type purged struct {
+	Topic      string       `json:"topic"`
+	Partitions []*purgeable `json:"partitions"`
+	Deleted    bool         `json:"deleted"`
+}
+
+func (t *tool) purge() *cobra.Command {
+	var which selection
+	var all, dryRun, yes bool
+	cmd := &cobra.Command{
+		Use:   "purge TOPIC",
+		Short: "Delete letters for good",
+		Long: `Deletes letters for good: of each partition the beginning, up to the first letter that nobody took home. What was
+redriven the ledger knows, and what pipelines took home by themselves their groups' offsets tell. With --all everything
+is deleted that was there when the command began.`,
+		Args: cobra.ExactArgs(1),
+	}
+	which.registerLedger(cmd)
+	cmd.Flags().BoolVar(&all, "all", false, "also letters that nobody took home")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be deleted, and delete nothing")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.RunE = t.action(func(cmd *cobra.Command, s *session, args []string) error {
+		ctx := cmd.Context()
+		out := purged{Topic: args[0]}
+		var err error
+		if out.Partitions, err = s.purgeable(ctx, args[0], which.ledgerOf(args[0]), all); err != nil {
+			return err
+		}
+		records, open := int64(0), 0
+		before := make(map[int]int64)
+		for _, p := range out.Partitions {
+			if p.Before > p.First {
+				records, open = records+p.Before-p.First, open+p.Open
+				before[p.Partition] = p.Before
+			}
+		}
+		if !dryRun && records > 0 {
+			if t.format == "table" {
+				if err := t.purgeTable(&out); err != nil {
+					return err
+				}
+			}
+			if err := t.confirm(yes, "Delete %d records of %s for good, %d of them letters that nobody took home?", records, args[0], open); err != nil {
+				return err
+			}
+			if err := s.admin.DeleteRecords(ctx, args[0], before); err != nil {
+				return err
+			}
+			out.Deleted = true
+		}
+		switch {
+		case t.format == "json":
+			return t.json(out)
+		case out.Deleted:
+			_, err := fmt.Fprintf(t.out, "Deleted %d records.\n", records)
+			return err
+		}
+		if err := t.purgeTable(&out); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(t.out, "Nothing was deleted.")
+		return err
+	})
+	return cmd
+}
+
+func (t *tool) purgeTable(p *purged) error {
+	rows := [][]string{{"PARTITION", "FIRST", "DELETE BEFORE", "RECORDS", "OPEN"}}
+	for _, at := range p.Partitions {
+		rows = append(rows, []string{
+			strconv.Itoa(at.Partition), fmt.Sprint(at.First), fmt.Sprint(at.Before), fmt.Sprint(at.Before - at.First), strconv.Itoa(at.Open),
+		})
+	}
+	return t.table(rows)
+}
+
+// purgeable finds out up to where each partition may be deleted.
+func (s *session) purgeable(ctx context.Context, topic, ledger string, all bool) ([]*purgeable, error) {
+	r, err := s.deadLetters(ctx, dlq.RedriveConfig{Topic: topic}, ledger)
+	if err != nil {
+		return nil, err
+	}
+	first, next, err := s.admin.Bounds(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[int]*purgeable)
+	for p := range next {
+		found[p] = &purgeable{Partition: p, First: first[p], Before: next[p]}
+	}
+	err = r.Browse(ctx, nil, func(e dlq.Entry) error {
+		p := found[e.Record.Partition]
+		kept := e.State != dlq.Redriven && e.State != dlq.CameHome
+		switch {
+		case p == nil || p.stopped || e.Record.Offset >= next[e.Record.Partition]:
+		case kept && all:
+			p.Open++
+		case kept:
+			p.stopped, p.Before = true, e.Record.Offset
+		}
+		return nil
+	})
+	sorted := make([]*purgeable, 0, len(found))
+	for _, p := range slices.Sorted(maps.Keys(found)) {
+		sorted = append(sorted, found[p])
+	}
+	return sorted, err
+}

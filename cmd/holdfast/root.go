@@ -1,0 +1,60 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+// tool is one run of the program.
+type tool struct {
+	in       io.Reader
+	out, err io.Writer
+	settings settings
+	format   string
+}
+
+func (t *tool) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "holdfast",
+		Short:         "Looks after what could not be processed",
+		Long:          "Looks after what could not be processed.\n\n" + settingsHelp + "\n\n" + exitHelp,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	t.settings.register(root.PersistentFlags())
+	root.PersistentFlags().StringVarP(&t.format, "output", "o", "table", "table for people, json for programs")
+	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	dlq := &cobra.Command{
+		Use:   "dlq",
+		Short: "Look into dead-letter topics and empty them",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	dlq.AddCommand(t.stats(), t.list(), t.show(), t.redrive(), t.export(), t.load(), t.purge())
+	root.AddCommand(dlq)
+	return root
+}
+
+// action makes a command's work: with the cluster at hand, and errors that are not of use.
+func (t *tool) action(work func(cmd *cobra.Command, s *session, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if t.format != "table" && t.format != "json" {
+			return usage("--output must be table or json, got %q", t.format)
+		}
+		s, err := t.open()
+		if err != nil {
+			return err
+		}
+		err = errors.Join(work(cmd, s, args), s.close())
+		if _, typed := errors.AsType[*exitError](err); err != nil && !typed {
+			err = &exitError{exitFailed, err}
+		}
+		if err != nil && cmd.Context().Err() != nil {
+			err = &exitError{exitStopped, fmt.Errorf("stopped: %w", err)}
+		}
+		return err
+	}
+}
