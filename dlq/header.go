@@ -3,6 +3,7 @@ package dlq
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,132 +15,249 @@ import (
 // The headers of a letter. Their values are UTF-8 text. Times are RFC 3339 with nanoseconds, in UTC, but for the
 // original timestamp, which is in milliseconds since 1970 as Kafka has it.
 const (
-	HeaderID            = "dlq-id"
-	HeaderSchema        = "dlq-schema"
-	HeaderOrigTopic     = "dlq-orig-topic"
-	HeaderOrigPartition = "dlq-orig-partition"
-	HeaderOrigOffset    = "dlq-orig-offset"
-	HeaderOrigTimestamp = "dlq-orig-timestamp"
-	HeaderGroup         = "dlq-group"
-	HeaderStage         = "dlq-stage"
-	HeaderCircuit       = "dlq-circuit"
-	HeaderReason        = "dlq-reason"
-	HeaderErrorMessage  = "dlq-error-message"
-	HeaderAttempts      = "dlq-attempts"
-	HeaderRedriveCount  = "dlq-redrive-count"
-	HeaderFirstFailedAt = "dlq-first-failed-at"
-	HeaderDeadAt        = "dlq-dead-at"
+	HeaderSchema            = "dlq-schema" // The first of them: what stands before it is the original's.
+	HeaderID                = "dlq-id"
+	HeaderOrigTopic         = "dlq-orig-topic"
+	HeaderOrigPartition     = "dlq-orig-partition"
+	HeaderOrigOffset        = "dlq-orig-offset"
+	HeaderOrigTimestamp     = "dlq-orig-timestamp"
+	HeaderOrigTimestampType = "dlq-orig-timestamp-type"
+	HeaderGroup             = "dlq-group"
+	HeaderReason            = "dlq-reason"
+	HeaderRedriveCount      = "dlq-redrive-count"
+	HeaderFirstFailedAt     = "dlq-first-failed-at"
+	HeaderDeadAt            = "dlq-dead-at"
+
+	// These are optional: a letter that is too large for its topic is written without them, and with HeaderStripped.
+	HeaderStage        = "dlq-stage"
+	HeaderCircuit      = "dlq-circuit"
+	HeaderCircuitState = "dlq-circuit-state"
+	HeaderErrorMessage = "dlq-error-message"
+	HeaderErrorClass   = "dlq-error-class"
+	HeaderErrorCode    = "dlq-error-code"
+	HeaderErrorChain   = "dlq-error-chain"
+	HeaderErrorStack   = "dlq-error-stack"
+	HeaderAttempts     = "dlq-attempts"
+	HeaderLastFailedAt = "dlq-last-failed-at"
+	HeaderHost         = "dlq-host"
+	HeaderApp          = "dlq-app"
+	HeaderAppVersion   = "dlq-app-version"
+	HeaderClientID     = "dlq-client-id"
+
+	HeaderStripped = "dlq-stripped"
 )
 
+// What a release writes as its schema, and how long texts may be. Group and topic are as long as Kafka has them.
 const (
-	schemaVersion   = "1"
-	maxErrorMessage = 1 << 10
-	maxWord         = 256
-	cutMark         = "...[cut]"
+	schemaVersion = "1"
+	headerPrefix  = "dlq-"
+	maxText       = 1 << 10
+	maxStack      = 4 << 10
+	maxWord       = 256
+	cutMark       = "...[cut]"
 )
 
-// ErrNotALetter says that a record does not carry the headers of a letter that this package wrote.
+// ErrNotALetter says that a record does not tell where it came from, in any format that Decode knows.
 var ErrNotALetter = errors.New("dlq: not a letter")
 
-// Encode makes the record that carries l. Topic and partition are the caller's to choose. The original's own headers
-// come first and unchanged; headers that an earlier stay in a dead-letter queue left behind are replaced.
-func Encode(l Letter) holdfast.Message {
+// Encode makes the record that carries l. Topic and partition are the caller's to choose, its time is that of writing.
+// The original's own headers come first and unchanged; what an earlier stay in a dead-letter queue left behind is
+// replaced. A message that a Redrive had brought home counts its journeys on. After the letter's own headers come those
+// of the other formats that are asked for.
+func Encode(l Letter, also ...Format) holdfast.Message {
 	m := l.Message
-	headers := make([]holdfast.Header, 0, len(m.Headers)+15)
-	redrives := l.Redrives
 	for _, h := range m.Headers {
-		if !isLetterHeader(h.Key) {
-			headers = append(headers, h)
-		} else if h.Key == HeaderRedriveCount {
-			redrives = max(redrives, parseCount(string(h.Value))) // It came home by a Redrive.
+		if h.Key == HeaderRedriveCount {
+			l.Redrives = max(l.Redrives, parseCount(string(h.Value)))
 		}
 	}
-	add := func(key, value string) {
+	headers := append(make([]holdfast.Header, 0, len(m.Headers)+24), originals(m.Headers)...)
+	add := func(key, value string, limit int) {
+		if value != "" {
+			headers = append(headers, holdfast.Header{Key: key, Value: []byte(cut(value, limit))})
+		}
+	}
+	word := func(key, value string) { add(key, value, maxWord) }
+	name := func(key, value string) { // Kafka's own word, and not to be touched.
 		if value != "" {
 			headers = append(headers, holdfast.Header{Key: key, Value: []byte(value)})
 		}
 	}
-	add(HeaderID, l.ID())
-	add(HeaderSchema, schemaVersion)
-	add(HeaderOrigTopic, m.Topic)
-	add(HeaderOrigPartition, strconv.Itoa(m.Partition))
-	add(HeaderOrigOffset, strconv.FormatInt(m.Offset, 10))
+	word(HeaderSchema, schemaVersion)
+	name(HeaderID, l.ID())
+	name(HeaderOrigTopic, m.Topic)
+	word(HeaderOrigPartition, strconv.Itoa(m.Partition))
+	word(HeaderOrigOffset, strconv.FormatInt(m.Offset, 10))
 	if !m.Time.IsZero() {
-		add(HeaderOrigTimestamp, strconv.FormatInt(m.Time.UnixMilli(), 10))
+		word(HeaderOrigTimestamp, strconv.FormatInt(m.Time.UnixMilli(), 10))
 	}
-	add(HeaderGroup, l.Group)
-	add(HeaderStage, cut(l.Stage, maxWord))
-	add(HeaderCircuit, cut(l.Circuit, maxWord))
-	add(HeaderReason, string(l.Reason))
-	add(HeaderErrorMessage, cut(l.Error, maxErrorMessage))
-	add(HeaderAttempts, strconv.Itoa(l.Attempts))
-	add(HeaderRedriveCount, strconv.Itoa(redrives))
-	add(HeaderFirstFailedAt, formatTime(l.FirstFailedAt))
-	add(HeaderDeadAt, formatTime(l.DeadAt))
+	word(HeaderOrigTimestampType, l.TimestampType)
+	name(HeaderGroup, l.Group)
+	word(HeaderReason, string(l.Reason))
+	word(HeaderRedriveCount, strconv.Itoa(l.Redrives))
+	word(HeaderFirstFailedAt, formatTime(l.FirstFailedAt))
+	word(HeaderDeadAt, formatTime(l.DeadAt))
+	word(HeaderStage, l.Stage)
+	word(HeaderCircuit, l.Circuit)
+	word(HeaderCircuitState, l.CircuitState)
+	add(HeaderErrorMessage, l.Error, maxText)
+	word(HeaderErrorClass, l.ErrorClass)
+	word(HeaderErrorCode, l.ErrorCode)
+	add(HeaderErrorChain, l.ErrorChain, maxText)
+	add(HeaderErrorStack, l.Stack, maxStack)
+	word(HeaderAttempts, strconv.Itoa(l.Attempts))
+	word(HeaderLastFailedAt, formatTime(l.LastFailedAt))
+	word(HeaderHost, l.Host)
+	word(HeaderApp, l.App)
+	word(HeaderAppVersion, l.AppVersion)
+	word(HeaderClientID, l.ClientID)
+	for _, f := range also {
+		headers = append(headers, f.headers(&l)...)
+	}
 	return holdfast.Message{Key: m.Key, Value: m.Value, Headers: headers}
 }
 
-// Decode reads the letter that a record carries. A record without an original topic, partition and offset is
-// ErrNotALetter; any other header that is missing or damaged leaves its field zero, so that no letter stops its reader.
+// Decode reads the letter that a record carries: one of Encode's, or one that Kafka Connect, Kafka Streams, Spring,
+// SmallRye or kafka-cronsumer wrote. A record that does not say where it came from is ErrNotALetter; anything else that
+// is missing or damaged leaves its field zero, so that no letter stops its reader.
 func Decode(m holdfast.Message) (Letter, error) {
 	var l Letter
-	var place struct{ topic, partition, offset bool }
-	original := holdfast.Message{Key: m.Key, Value: m.Value}
+	var from origin
 	for _, h := range m.Headers {
-		value := string(h.Value)
-		var err error
-		switch h.Key {
-		case HeaderOrigTopic:
-			original.Topic, place.topic = value, value != ""
-		case HeaderOrigPartition:
-			original.Partition, err = strconv.Atoi(value)
-			place.partition = err == nil && original.Partition >= 0
-		case HeaderOrigOffset:
-			original.Offset, err = strconv.ParseInt(value, 10, 64)
-			place.offset = err == nil && original.Offset >= 0
-		case HeaderOrigTimestamp:
-			if ms, err := strconv.ParseInt(value, 10, 64); err == nil {
-				original.Time = time.UnixMilli(ms).UTC()
-			}
-		case HeaderGroup:
-			l.Group = value
-		case HeaderStage:
-			l.Stage = value
-		case HeaderCircuit:
-			l.Circuit = value
-		case HeaderReason:
-			l.Reason = Reason(value)
-		case HeaderErrorMessage:
-			l.Error = value
-		case HeaderAttempts:
-			l.Attempts = parseCount(value)
-		case HeaderRedriveCount:
-			l.Redrives = parseCount(value)
-		case HeaderFirstFailedAt:
-			l.FirstFailedAt = parseTime(value)
-		case HeaderDeadAt:
-			l.DeadAt = parseTime(value)
-		case HeaderID, HeaderSchema:
-		default:
-			original.Headers = append(original.Headers, h)
-		}
+		l.read(&from, h.Key, string(h.Value))
 	}
-	if !place.topic || !place.partition || !place.offset {
+	own := originals(m.Headers)
+	if !from.whole() {
+		redrives := l.Redrives
+		var written Format
+		l, from, written = readForeign(m)
+		l.Redrives = redrives
+		own = slices.DeleteFunc(own, func(h holdfast.Header) bool {
+			f, known := formatOf(h.Key)
+			return known && f == written
+		})
+	}
+	if !from.whole() {
 		return Letter{}, fmt.Errorf("%w: %s/%d offset %d does not say where it came from",
 			ErrNotALetter, m.Topic, m.Partition, m.Offset)
 	}
-	l.Message = original
+	if len(own) == 0 {
+		own = nil
+	}
+	l.Message = holdfast.Message{
+		Topic: from.topic, Partition: from.partition, Offset: from.offset, Time: from.time,
+		Key: m.Key, Value: m.Value, Headers: own,
+	}
 	return l, nil
+}
+
+// origin is where a message came from, as far as headers have told.
+type origin struct {
+	topic     string
+	partition int
+	offset    int64
+	time      time.Time
+	known     struct{ partition, offset bool }
+}
+
+func (o *origin) whole() bool { return o.topic != "" && o.known.partition && o.known.offset }
+
+func (o *origin) setPartition(n int64, err error) {
+	o.partition, o.known.partition = int(n), err == nil && n >= 0 && n <= maxPartition
+}
+
+func (o *origin) setOffset(n int64, err error) { o.offset, o.known.offset = n, err == nil && n >= 0 }
+
+// read takes in one header of Encode's.
+func (l *Letter) read(from *origin, key, value string) {
+	switch key {
+	case HeaderOrigTopic:
+		from.topic = value
+	case HeaderOrigPartition:
+		from.setPartition(strconv.ParseInt(value, 10, 64))
+	case HeaderOrigOffset:
+		from.setOffset(strconv.ParseInt(value, 10, 64))
+	case HeaderOrigTimestamp:
+		from.time = parseMillis(strconv.ParseInt(value, 10, 64))
+	case HeaderOrigTimestampType:
+		l.TimestampType = value
+	case HeaderGroup:
+		l.Group = value
+	case HeaderStage:
+		l.Stage = value
+	case HeaderCircuit:
+		l.Circuit = value
+	case HeaderCircuitState:
+		l.CircuitState = value
+	case HeaderReason:
+		l.Reason = Reason(value)
+	case HeaderErrorMessage:
+		l.Error = value
+	case HeaderErrorClass:
+		l.ErrorClass = value
+	case HeaderErrorCode:
+		l.ErrorCode = value
+	case HeaderErrorChain:
+		l.ErrorChain = value
+	case HeaderErrorStack:
+		l.Stack = value
+	case HeaderAttempts:
+		l.Attempts = parseCount(value)
+	case HeaderRedriveCount:
+		l.Redrives = parseCount(value)
+	case HeaderFirstFailedAt:
+		l.FirstFailedAt = parseTime(value)
+	case HeaderLastFailedAt:
+		l.LastFailedAt = parseTime(value)
+	case HeaderDeadAt:
+		l.DeadAt = parseTime(value)
+	case HeaderHost:
+		l.Host = value
+	case HeaderApp:
+		l.App = value
+	case HeaderAppVersion:
+		l.AppVersion = value
+	case HeaderClientID:
+		l.ClientID = value
+	}
+}
+
+// originals gives the headers that are the message's own. A letter's are known by their names, and where it begins also
+// those that a newer release may have written, and those that were written for others.
+func originals(headers []holdfast.Header) []holdfast.Header {
+	var own []holdfast.Header
+	inLetter := false
+	for _, h := range headers {
+		inLetter = inLetter || h.Key == HeaderSchema
+		switch {
+		case isLetterHeader(h.Key):
+		case inLetter && (strings.HasPrefix(h.Key, headerPrefix) || isForeign(h.Key)):
+		default:
+			own = append(own, h)
+		}
+	}
+	return own
 }
 
 func isLetterHeader(key string) bool {
 	switch key {
-	case HeaderID, HeaderSchema, HeaderOrigTopic, HeaderOrigPartition, HeaderOrigOffset, HeaderOrigTimestamp,
-		HeaderGroup, HeaderStage, HeaderCircuit, HeaderReason, HeaderErrorMessage, HeaderAttempts, HeaderRedriveCount,
-		HeaderFirstFailedAt, HeaderDeadAt:
+	case HeaderSchema, HeaderID, HeaderOrigTopic, HeaderOrigPartition, HeaderOrigOffset, HeaderOrigTimestamp,
+		HeaderOrigTimestampType, HeaderGroup, HeaderReason, HeaderRedriveCount, HeaderFirstFailedAt, HeaderDeadAt,
+		HeaderStripped:
 		return true
 	}
-	return false
+	return strings.HasPrefix(key, headerPrefix) && isOptional(key)
+}
+
+// isOptional says whether a letter can be read and taken home without a header that follows HeaderSchema.
+func isOptional(key string) bool {
+	switch key {
+	case HeaderStage, HeaderCircuit, HeaderCircuitState, HeaderErrorMessage, HeaderErrorClass, HeaderErrorCode,
+		HeaderErrorChain, HeaderErrorStack, HeaderAttempts, HeaderLastFailedAt, HeaderHost, HeaderApp, HeaderAppVersion,
+		HeaderClientID:
+		return true
+	}
+	return isForeign(key)
 }
 
 func formatTime(t time.Time) string {
@@ -154,7 +272,14 @@ func parseTime(s string) time.Time {
 	if err != nil {
 		return time.Time{}
 	}
-	return t
+	return t.UTC()
+}
+
+func parseMillis(ms int64, err error) time.Time {
+	if err != nil {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
 }
 
 func parseCount(s string) int {

@@ -21,20 +21,37 @@ const (
 )
 
 // Letter is a message that could not be processed, and what is known of it. The zero value is a letter without a cause.
+// What is text is made valid UTF-8 when it is written.
 type Letter struct {
-	// Message is the original: topic, partition, offset, time, key, value and headers of its first life.
-	Message holdfast.Message
+	// Message is the original: topic, partition, offset, time, key, value and headers of its first life. A format that
+	// does not know where a message came from leaves it where the letter lies: its topic is the dead-letter topic.
+	Message       holdfast.Message
+	TimestampType string // Kafka's name for whose time Message.Time is, CreateTime or LogAppendTime, if it is known.
 
-	Reason   Reason
-	Group    string // Whose letter this is: the consumer group that gave up.
-	Stage    string // The stage or sink that failed.
-	Circuit  string // The circuit that rejected it, if one did.
-	Error    string // What the last attempt said. Capped when written.
-	Attempts int    // How often it was tried; rejections by an open circuit are no attempts.
-	Redrives int    // How often it had come home before and failed again.
+	Reason       Reason
+	Group        string // Whose letter this is: the consumer group that gave up.
+	Stage        string // The stage or sink that failed.
+	Circuit      string // The circuit that rejected it, if one did,
+	CircuitState string // and the state it was in.
+
+	Error      string // What the last attempt said. Capped when written, as all below are.
+	ErrorClass string // Its Go type, or the class of a foreign exception.
+	ErrorCode  string // The number that a server gave it.
+	ErrorChain string // The types of all errors in its chain, outermost first, with " > " between them.
+	Stack      string // Of a panic.
+
+	Attempts int // How often it was tried; rejections by an open circuit are no attempts.
+	Redrives int // How often it had come home before and failed again.
 
 	FirstFailedAt time.Time
+	LastFailedAt  time.Time
 	DeadAt        time.Time
+
+	// Who wrote it, if that is known. A Topic fills in what is empty.
+	Host       string
+	App        string
+	AppVersion string
+	ClientID   string
 }
 
 // ID names the letter: the same for every letter that one group writes about one message.

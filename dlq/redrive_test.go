@@ -90,7 +90,7 @@ func (o *office) clerk() *clerk {
 	cluster := kafkax.Cluster{Brokers: o.kafka.Addrs(), Dial: c.dial}
 	var err error
 	c.consumer, err = kafkax.NewConsumer(cluster, kafkax.ConsumerConfig{
-		Group: "unused", Topics: []string{"unused"}, FetchBytes: 3000, CommitInterval: -1, Logger: slog.New(slog.DiscardHandler),
+		Group: "unused", Topics: []string{"unused"}, FetchBytes: 4500, CommitInterval: -1, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		o.t.Fatal(err)
