@@ -12,6 +12,7 @@ import (
 	"github.com/segmentio/kafka-go"
 
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/breaker"
 )
 
 // committer commits for all claims of one member in one generation: one request at a time, because kafka-go opens
@@ -23,6 +24,7 @@ type committer struct {
 	generation int32
 	member     string
 	interval   time.Duration
+	circuit    *breaker.Breaker // May be nil.
 	log        *slog.Logger
 	counts     *groupCounts
 
@@ -65,7 +67,7 @@ type syncCommit struct {
 func newCommitter(m *membership, generation int32, member string) *committer {
 	return &committer{
 		client: m.net.client, group: m.group, generation: generation, member: member,
-		interval: m.cfg.CommitInterval, log: m.log, counts: m.counts,
+		interval: m.cfg.CommitInterval, circuit: m.cfg.Breaker, log: m.log, counts: m.counts,
 		wake: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
 }
@@ -217,14 +219,16 @@ func (k *committer) run(ctx context.Context, stop <-chan struct{}) {
 	for {
 		wait, idle := k.due()
 		if !idle && wait <= 0 {
-			err := k.step(ctx)
+			err := k.circuit.Execute(ctx, k.step)
 			if err == nil {
 				if n := t.over(); n > 0 {
 					k.log.LogAttrs(ctx, slog.LevelInfo, "commits go through again", slog.Int("failures", n))
 				}
 				continue
 			}
-			if t.failed() {
+			if first := t.failed(); first && errors.Is(err, breaker.ErrCircuitOpen) {
+				k.log.LogAttrs(ctx, slog.LevelWarn, "commits wait for the circuit", slog.Any("err", err))
+			} else if first {
 				k.log.LogAttrs(ctx, slog.LevelWarn, "commit failed, trying again", slog.Any("err", err))
 			}
 			wait = t.backoff()
@@ -246,8 +250,8 @@ func (k *committer) run(ctx context.Context, stop <-chan struct{}) {
 	}
 }
 
-// flush commits all that is asked for. It runs after run has returned. What was in doubt once is read back once more:
-// had a request been held up and served after a later one, it would have taken the offset back.
+// flush commits all that is asked for, whatever the circuit says. It runs after run has returned. What was in doubt once
+// is read back once more: had a request been held up and served after a later one, it would have taken the offset back.
 func (k *committer) flush(ctx context.Context) error {
 	k.last()
 	var t trouble
@@ -311,17 +315,21 @@ type target struct {
 	sync     *syncCommit // nil for coalesced ones.
 }
 
-// step sends the one request that is most needed.
+// step sends the one commit that is most needed, after reading back what is unknown. For the circuit both are one call:
+// that offsets can be read must not hide that they cannot be committed.
 func (k *committer) step(ctx context.Context) error {
 	defer k.tell(ctx)
 	unknown, targets := k.plan()
-	switch {
-	case len(unknown) > 0:
-		return k.readBack(ctx, unknown)
-	case len(targets) > 0:
-		return k.send(ctx, targets)
+	if len(unknown) > 0 {
+		if err := k.readBack(ctx, unknown); err != nil {
+			return err
+		}
+		unknown, targets = k.plan()
 	}
-	return nil
+	if len(unknown) > 0 || len(targets) == 0 {
+		return nil
+	}
+	return k.send(ctx, targets)
 }
 
 // plan chooses what to read back, or else what to send, and marks what it sends as unknown until the answer is there. It

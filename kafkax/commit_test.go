@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/kafkax"
 	"github.com/holdfast-io/holdfast/testkit"
 )
@@ -520,6 +521,62 @@ func TestTailKeepsMetadata(t *testing.T) {
 		r.stop(t)
 		if c := last(); c.Offset != 1 || c.Metadata != "kept" {
 			t.Errorf("the last commit: %+v", c)
+		}
+	})
+}
+
+// TestCommitCircuit has the coordinator refuse commits until the circuit opens. Nothing is sent then but heartbeats, until
+// it is tried again, and the last commit of all does not ask.
+func TestCommitCircuit(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		fill(t, server, "orders", 1, 100)
+		circuit, err := breaker.New(breaker.Config{Name: "kafka.commits", MaxFailures: 3, Timeout: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fault := testkit.Fault{API: testkit.APIOffsetCommit, Code: int16(kafka.GroupCoordinatorNotAvailable), Times: -1}
+		remove := server.Inject(fault)
+		next := make(chan int64)
+		r := start(t, cluster, kafkax.ConsumerConfig{Breaker: circuit}, func(ctx context.Context, c holdfast.Claim) error {
+			for {
+				select {
+				case n := <-next:
+					c.Commit(n)
+				case <-c.Revoked():
+					return nil
+				}
+			}
+		})
+		next <- 10
+		until(t, "the circuit is open", circuit.IsOpen)
+		commits, heartbeats := server.Requests(testkit.APIOffsetCommit), server.Requests(testkit.APIHeartbeat)
+		if commits != 3 {
+			t.Errorf("%d commits until the circuit opened, want 3", commits)
+		}
+		time.Sleep(50 * time.Second)
+		if n := server.Requests(testkit.APIOffsetCommit) - commits; n != 0 {
+			t.Errorf("%d commits through an open circuit", n)
+		}
+		if n := server.Requests(testkit.APIHeartbeat) - heartbeats; n < 16 {
+			t.Errorf("%d heartbeats in 50 s", n)
+		}
+		if n := circuit.Stats().Totals.Failures; n != 3 {
+			t.Errorf("%d failures counted, want 3", n)
+		}
+		remove()
+		until(t, "committed", func() bool { return committed(server) == 10 })
+		if g := r.group(); g.Generations != 1 || g.CommitsFailed != 3 {
+			t.Errorf("stats: %+v", g)
+		}
+		circuit.ForceOpen()
+		next <- 20
+		time.Sleep(10 * time.Second)
+		if got := committed(server); got != 10 {
+			t.Errorf("committed %d through an open circuit", got)
+		}
+		r.stop(t)
+		if got := committed(server); got != 20 {
+			t.Errorf("the last commit is %d, want 20", got)
 		}
 	})
 }

@@ -8,6 +8,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/holdfast-io/holdfast/breaker"
 )
 
 const (
@@ -102,6 +104,11 @@ type ConsumerConfig struct {
 
 	// ReadCommitted hides messages of aborted transactions, and those of open ones until they are committed.
 	ReadCommitted bool
+
+	// Breaker is asked before every commit, and hears how it ended; nil means none. While it is open nothing
+	// is committed, CommitSync waits, and heartbeats go on, so that partitions are kept. The last commit of a drain does
+	// not ask it. BreakerConfig is what suits one. It may be shared, as with a Producer.
+	Breaker *breaker.Breaker
 
 	// Logger is told of changes of state. Nil means slog.Default().
 	Logger *slog.Logger
