@@ -22,7 +22,7 @@ BROKERS ?= 1
 NIGHTLY := race fuzz cover bench-breaker spool-kills test-real-cluster
 
 .PHONY: help build test race lint fmt tidy diff fuzz sim cover bench-breaker bench-insert quickstart \
-	spool-kills servers-up servers-down test-real test-real-cluster check nightly
+	spool-kills servers-up servers-down test-real fuzz-real test-real-cluster check nightly
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,12 +83,18 @@ servers-down: ## End them and delete their data
 test-real: ## Run the tests that want servers-up's servers: they are killed and stopped in mid-flow (4 minutes)
 	@[[ -n $${HOLDFAST_KAFKA:-} ]] || eval "$$(scripts/servers status | grep ^export)"; \
 	: "$${HOLDFAST_KAFKA:?make servers-up first}" "$${HOLDFAST_CLICKHOUSE:?make servers-up first}"; \
-	go test -count=1 -v -timeout 15m ./internal/real
+	go test -count=1 -v -timeout 15m ./internal/real; \
+	go test -count=1 -run '^FuzzRows$$' ./clickhousex
 
-test-real-cluster: ## Run them on three brokers
+fuzz-real: ## Write random values of all types into ClickHouse for FUZZTIME (10s), and read them back
+	@[[ -n $${HOLDFAST_CLICKHOUSE:-} ]] || eval "$$(scripts/servers status | grep ^export)"; \
+	: "$${HOLDFAST_CLICKHOUSE:?make servers-up first}"; \
+	go test -run '^$$' -fuzz '^FuzzRows$$' -fuzztime $(FUZZTIME) ./clickhousex
+
+test-real-cluster: ## Run both on three brokers
 	@scripts/servers down
 	@scripts/servers up -n 3 >/dev/null
-	@verdict=0; $(MAKE) test-real || verdict=$$?; scripts/servers down; exit $$verdict
+	@verdict=0; $(MAKE) test-real fuzz-real FUZZTIME=$(FUZZTIME) || verdict=$$?; scripts/servers down; exit $$verdict
 
 check: ## Everything that CI checks (under 20 minutes)
 	@bash .ci/run

@@ -6,10 +6,12 @@ import (
 
 // colType is a ClickHouse type, taken apart as far as filling a column needs it.
 type colType struct {
-	name     string   // As the server wrote it.
-	element  string   // Without LowCardinality and Nullable: "FixedString(3)".
-	base     string   // Without parameters, too: "UInt8", "FixedString", "Array".
-	params   []string // The base's parameters, split at the top level.
+	name     string    // As the server wrote it.
+	element  string    // Without LowCardinality and Nullable: "FixedString(3)".
+	base     string    // Without parameters, too: "UInt8", "FixedString", "Array".
+	params   []string  // The base's parameters, split at the top level.
+	names    []string  // Of the elements of a Tuple or Nested, where they have names.
+	elements []colType // What an Array, Map, Tuple or Nested is made of.
 	nullable bool
 	lowCard  bool
 }
@@ -36,9 +38,45 @@ func parseType(name string) colType {
 			return t
 		default:
 			t.base, t.params = base, splitParams(params)
+			t.parseElements()
 			return t
 		}
 	}
+}
+
+func (t *colType) parseElements() {
+	switch t.base {
+	case "Array", "Map":
+		for _, param := range t.params {
+			t.elements = append(t.elements, parseType(param))
+		}
+	case "Tuple", "Nested":
+		for _, param := range t.params {
+			name, element := "", param
+			if i := endOfName(param); i > 0 {
+				name, element = strings.Trim(param[:i], "`"), strings.TrimSpace(param[i:])
+			}
+			t.names, t.elements = append(t.names, name), append(t.elements, parseType(element))
+		}
+	}
+}
+
+// endOfName is where the name of an element ends, 0 if it has none: there is a space then, outside of the quotes of a name
+// and of a type's parentheses.
+func endOfName(param string) int {
+	quoted := false
+	for i := range len(param) {
+		switch {
+		case param[i] == '`':
+			quoted = !quoted
+		case quoted:
+		case param[i] == '(':
+			return 0
+		case param[i] == ' ':
+			return i
+		}
+	}
+	return 0
 }
 
 // splitParams splits at commas outside of parentheses and quotes.
@@ -46,16 +84,18 @@ func splitParams(s string) []string {
 	var (
 		params []string
 		depth  int
-		quoted bool
+		quote  byte // The one that is open.
 		start  int
 	)
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
-		case quoted && c == '\\':
+		case quote != 0 && c == '\\':
 			i++
-		case c == '\'':
-			quoted = !quoted
-		case quoted:
+		case c == quote:
+			quote = 0
+		case quote != 0:
+		case c == '\'' || c == '`':
+			quote = c
 		case c == '(':
 			depth++
 		case c == ')':

@@ -17,11 +17,12 @@ import (
 // names gets its default. Safe for concurrent use.
 //
 // Each row is checked against the table's column types before it is sent, since the driver coerces silently: 300 into a
-// UInt8 becomes 44. A value that would not be stored as it is refuses its row. Taken are floats rounded to the column's
-// width, times cut to its precision, days cut to their beginning, and strings padded to a FixedString's length. The zero
+// UInt8 becomes 44. A value that would not be stored as it is refuses its row, in arrays, maps and tuples, too. Taken are
+// floats rounded to the column's width, times cut to its precision, days cut to their beginning in the value's own zone, and
+// strings padded to a FixedString's length; bytes that are no UTF-8 are stored as they are, and a NaN as a NaN. The zero
 // time.Time is out of every range, and no address is not 0.0.0.0. The ranges are those of ClickHouse's documentation: 18.16
-// reads a Date after 2105 as another day. What lies inside of tuples, and columns of types that the checks do not know,
-// such as JSON, are the driver's to check.
+// reads a Date after 2105 as another day. Columns of types that the checks do not know, such as JSON, are the driver's to
+// check.
 type Inserter[T any] struct {
 	table *table
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/column"
@@ -107,6 +109,10 @@ func refuse(t colType, v reflect.Value) error {
 		return checkAddress(t, v)
 	case "Array":
 		return refuseElements(t, v)
+	case "Tuple":
+		return refuseTuple(t, v)
+	case "Nested":
+		return refuseNested(t, v)
 	case "Map":
 		if isOrdered(t, v) {
 			return refuseOrdered(t, v)
@@ -117,12 +123,11 @@ func refuse(t colType, v reflect.Value) error {
 }
 
 func refuseElements(t colType, v reflect.Value) error {
-	if len(t.params) != 1 || v.Kind() != reflect.Slice && v.Kind() != reflect.Array {
+	if len(t.elements) != 1 || v.Kind() != reflect.Slice && v.Kind() != reflect.Array {
 		return nil
 	}
-	element := parseType(t.params[0])
 	for i := range v.Len() {
-		if err := refuseInside(element, v.Index(i)); err != nil {
+		if err := refuseInside(t.elements[0], v.Index(i)); err != nil {
 			return err
 		}
 	}
@@ -130,12 +135,72 @@ func refuseElements(t colType, v reflect.Value) error {
 }
 
 func refuseEntries(t colType, v reflect.Value) error {
-	if len(t.params) != 2 || v.Kind() != reflect.Map {
+	if len(t.elements) != 2 || v.Kind() != reflect.Map {
 		return nil
 	}
-	key, value := parseType(t.params[0]), parseType(t.params[1])
 	for entry := v.MapRange(); entry.Next(); {
-		if err := errors.Join(refuseInside(key, entry.Key()), refuseInside(value, entry.Value())); err != nil {
+		if err := errors.Join(refuseInside(t.elements[0], entry.Key()), refuseInside(t.elements[1], entry.Value())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refuseTuple looks into the forms that the driver takes: slices in the elements' order, maps and structs by their names.
+// What is missing there is the driver's to refuse.
+func refuseTuple(t colType, v reflect.Value) error {
+	switch v.Kind() {
+	case reflect.Slice:
+		for i := range min(v.Len(), len(t.elements)) {
+			if err := refuseInside(t.elements[i], v.Index(i)); err != nil {
+				return err
+			}
+		}
+	case reflect.Map:
+		for entry := v.MapRange(); entry.Next(); {
+			i := slices.Index(t.names, entry.Key().String())
+			if i < 0 {
+				continue
+			}
+			if err := refuseInside(t.elements[i], entry.Value()); err != nil {
+				return err
+			}
+		}
+	case reflect.Struct:
+		for i, name := range t.names {
+			if f, found := fieldNamed(v.Type(), name); found {
+				if err := refuseInside(t.elements[i], v.FieldByIndex(f.Index)); err != nil {
+					return err
+				}
+			}
+		}
+	default:
+	}
+	return nil
+}
+
+// fieldNamed finds a struct's field as the driver does for the elements of a tuple.
+func fieldNamed(t reflect.Type, name string) (reflect.StructField, bool) {
+	for f := range t.Fields() {
+		tag := strings.Trim(f.Tag.Get("ch"), "`")
+		if f.IsExported() && (tag == name || tag == "" && f.Name == name) {
+			return f, true
+		}
+	}
+	return reflect.StructField{}, false
+}
+
+// refuseNested takes a slice of tuples.
+func refuseNested(t colType, v reflect.Value) error {
+	if v.Kind() != reflect.Slice {
+		return nil
+	}
+	for i := range v.Len() {
+		element := v.Index(i)
+		for element.Kind() == reflect.Interface || element.Kind() == reflect.Pointer {
+			element = element.Elem()
+		}
+		if err := refuseTuple(t, element); err != nil {
 			return err
 		}
 	}
@@ -144,7 +209,7 @@ func refuseEntries(t colType, v reflect.Value) error {
 
 // isOrdered is true of the maps of the driver's interfaces, which may be pointers.
 func isOrdered(t colType, v reflect.Value) bool {
-	if t.base != "Map" || len(t.params) != 2 {
+	if t.base != "Map" || len(t.elements) != 2 {
 		return false
 	}
 	switch v.Interface().(type) {
@@ -157,10 +222,9 @@ func isOrdered(t colType, v reflect.Value) bool {
 
 // refuseOrdered does for them what refuseEntries does for Go's maps.
 func refuseOrdered(t colType, v reflect.Value) (err error) {
-	key, value := parseType(t.params[0]), parseType(t.params[1])
 	entry := func(k, v any) {
 		if err == nil {
-			err = errors.Join(refuseInside(key, reflect.ValueOf(k)), refuseInside(value, reflect.ValueOf(v)))
+			err = errors.Join(refuseInside(t.elements[0], reflect.ValueOf(k)), refuseInside(t.elements[1], reflect.ValueOf(v)))
 		}
 	}
 	switch m := v.Interface().(type) {

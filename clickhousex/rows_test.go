@@ -109,6 +109,8 @@ func TestRowsTaken(t *testing.T) {
 	takes(t, "DateTime64(3)", []time.Time{milli}, milli)
 	takes(t, "Array(Int16)", [][]int16{{1, 2}, nil}, []any{int16(1), int16(2)}, []any{})
 	takes(t, "Map(String, UInt8)", []map[string]uint8{{"a": 1}}, map[any]any{"a": uint8(1)})
+	takes(t, "Tuple(Int8, String)", [][]any{{127, "a"}}, []any{int8(127), "a"})
+	takes(t, "Tuple(a UInt8, b Array(Int8))", []any{pair{A: 255, B: []int{-128}}}, []any{uint8(255), []any{int8(-128)}})
 	takes(t, "UUID", []string{"61f0c404-5cb3-11e7-907b-a6006ad3dba0"}, "61f0c404-5cb3-11e7-907b-a6006ad3dba0")
 
 	takes(t, "Nullable(Int32)", []*int{new(5), nil, new(0)}, int32(5), nil, int32(0))
@@ -169,6 +171,11 @@ func TestRowsRefused(t *testing.T) {
 	refuses(t, "Array(String)", []*string{nil})
 	refuses(t, "Map(String, UInt8)", map[string]int{"a": 300})
 	refuses(t, "UUID", "not a uuid")
+	refuses(t, "Tuple(Int8, String)", []any{128, "a"}, []any{nil, "a"}, []any{1}, []any{1, nil})
+	refuses(t, "Tuple(a UInt8, b Array(Int8))", map[string]any{"a": -1, "b": []int8{1}}, map[string]any{"a": 1, "b": []int{128}})
+	refuses(t, "Tuple(a UInt8, b Array(Int8))", pair{A: 300})
+	refuses(t, "Array(Tuple(a UInt8, b Array(Int8)))", []pair{{A: 1}, {B: []int{-129}}})
+	refuses(t, "Array(Tuple(a UInt8, b Array(Int8)))", []map[string]any{{"a": 256, "b": []int{}}})
 	refuses(t, "Array(Date32)", []time.Time{time.Date(1969, 12, 30, 12, 0, 0, 0, time.UTC)})
 	refuses(t, "Map(String, Date32)", map[string]time.Time{"a": time.Date(1969, 12, 30, 12, 0, 0, 0, time.UTC)})
 	refuses(t, "Decimal(9, 2)", "1.239", "12345678.9", "1e8", "0.001", "100e-5", "text")
@@ -239,6 +246,12 @@ func TestMaxBytes(t *testing.T) {
 type decimalValue string
 
 func (d decimalValue) Value() (driver.Value, error) { return string(d), nil }
+
+// pair fills a tuple by the names of its elements.
+type pair struct {
+	A int   `ch:"a"`
+	B []int `ch:"b"`
+}
 
 type panics struct{}
 
