@@ -14,9 +14,10 @@ const messageOverhead = 256
 type batch[T any] struct {
 	items  []holdfast.Item[T]
 	marks  []mark // marks[i] belongs to items[i].
+	of     []*lane[T]
 	unsure []bool // Which may be stored. Nil: none.
 	spans  []holdfast.Span
-	lanes  []*lane[T] // Ordered lanes that have items in it.
+	lanes  []*lane[T] // Ordered lanes that have items in it. Under the outlet's lock.
 	bytes  int
 	oldest int64 // When the first of its messages was fetched, for whose turn it is.
 
@@ -31,22 +32,23 @@ type batch[T any] struct {
 
 func newBatch[T any](items int) *batch[T] {
 	return &batch[T]{
-		items: make([]holdfast.Item[T], 0, items), marks: make([]mark, 0, items),
+		items: make([]holdfast.Item[T], 0, items), marks: make([]mark, 0, items), of: make([]*lane[T], 0, items),
 		kick: make(chan struct{}, 1), landed: make(chan struct{}), rejection: rejection{over: make(chan struct{}, 1)},
 	}
 }
 
-// takeFrom appends as many pieces as the batch has room for, and says how many. The first always has.
-func (b *batch[T]) takeFrom(pieces []piece[T], limits BatchConfig) int {
-	for i, p := range pieces {
+// takeFrom appends as many of a lane's pieces as the batch has room for, and says how many. The first always has.
+func (b *batch[T]) takeFrom(l *lane[T], limits BatchConfig) int {
+	for i, p := range l.line.queue {
 		if len(b.items) > 0 && (len(b.items) >= limits.Count || b.bytes+p.size > limits.Bytes) {
 			return i
 		}
 		b.items = append(b.items, p.item)
 		b.marks = append(b.marks, p.mark)
+		b.of = append(b.of, l)
 		b.bytes += p.size
 	}
-	return len(pieces)
+	return len(l.line.queue)
 }
 
 // span works out which offsets the batch covers, claim by claim: from where the claim's last batch ended, when those do not
@@ -123,7 +125,7 @@ func (b *batch[T]) keep(stays func(i int) bool) {
 		if !stays(i) {
 			continue
 		}
-		b.items[kept], b.marks[kept] = b.items[i], b.marks[i]
+		b.items[kept], b.marks[kept], b.of[kept] = b.items[i], b.marks[i], b.of[i]
 		if b.unsure != nil {
 			b.unsure[kept] = b.unsure[i]
 		}
@@ -131,7 +133,8 @@ func (b *batch[T]) keep(stays func(i int) bool) {
 	}
 	clear(b.items[kept:])
 	clear(b.marks[kept:])
-	b.items, b.marks = b.items[:kept], b.marks[:kept]
+	clear(b.of[kept:])
+	b.items, b.marks, b.of = b.items[:kept], b.marks[:kept], b.of[:kept]
 	if b.unsure != nil {
 		b.unsure = b.unsure[:kept]
 	}

@@ -264,6 +264,7 @@ func (o *outlet[T]) wait(ctx context.Context, b *batch[T], d time.Duration, read
 	deadline := time.Now().Add(d)
 	for {
 		b.release(true)
+		o.leave(b)
 		o.handBackBehind(b)
 		left := time.Until(deadline)
 		if len(b.items) == 0 || ctx.Err() != nil || left <= 0 || isClosed(ready) {

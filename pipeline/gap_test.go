@@ -63,9 +63,9 @@ func TestDrainDoesNotWaitForEach(t *testing.T) {
 func TestRejectionByAnInnerCircuitIsDeadLettered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, box, s := newBroker(t, "orders", 1), &letterBox{}, newStore(t)
-		open := true
+		mended := time.Now().Add(70*time.Second + time.Millisecond)
 		sink := &scripted{store: s, write: func(ctx context.Context, batch holdfast.Batch[int]) error {
-			if open {
+			if time.Now().Before(mended) {
 				return &breaker.OpenError{Name: "inner", State: breaker.Open}
 			}
 			return s.Write(ctx, batch)
@@ -76,8 +76,7 @@ func TestRejectionByAnInnerCircuitIsDeadLettered(t *testing.T) {
 		if box.len() != 0 {
 			t.Errorf("letters %+v before their time", box.letters)
 		}
-		time.Sleep(20 * time.Second)
-		open = false
+		time.Sleep(21 * time.Second)
 		b.produce(0, "1")
 		time.Sleep(20 * time.Second)
 		r.mustStop(t)

@@ -212,7 +212,7 @@ func (o *outlet[T]) take(ready []*lane[T]) *batch[T] {
 		if o.oneSpan && len(b.marks) > 0 && b.marks[0].claim != l.claim {
 			continue
 		}
-		n := b.takeFrom(l.line.queue, limits)
+		n := b.takeFrom(l, limits)
 		if n == 0 {
 			break
 		}
@@ -277,6 +277,22 @@ func (o *outlet[T]) look(l *lane[T]) {
 		o.ready.add(l.line.load)
 	}
 	l.line.busy = busy
+}
+
+// leave has lanes leave b that have nothing in it any more.
+func (o *outlet[T]) leave(b *batch[T]) {
+	o.mu.Lock()
+	b.lanes = slices.DeleteFunc(b.lanes, func(l *lane[T]) bool {
+		if slices.Contains(b.of, l) {
+			return false
+		}
+		l.line.flying = slices.DeleteFunc(l.line.flying, func(f *batch[T]) bool { return f == b })
+		o.look(l)
+		return true
+	})
+	o.makeRoom()
+	o.mu.Unlock()
+	signal(o.kick)
 }
 
 // landed gives up what b occupied.
