@@ -24,8 +24,9 @@ type Claim interface {
 	End() int64
 
 	// Fetch waits for messages and returns at least one, in offset order. It returns ErrRevoked once the drain has
-	// begun, and ctx's error when ctx ends first; neither loses a message. The messages' bytes stay valid as long as
-	// they are referenced.
+	// begun, and ctx's error when ctx ends first; neither loses a message. Any other error says what in the log cannot
+	// be read, and stays; what came before it has been returned. The messages are the caller's, who may change them and
+	// keep them, and their bytes stay valid as long as they are referenced; nobody writes to those.
 	Fetch(ctx context.Context) ([]Message, error)
 
 	// Revoked is closed when the drain begins: start nothing new, finish what runs, commit it, and return.

@@ -10,8 +10,8 @@ type Header struct {
 
 // Message is one record, fetched or to be produced. The zero value is a message without key, value or topic.
 //
-// A nil Value is a tombstone and differs from an empty one; both travel unchanged. A fetched Message shares the bytes
-// of its fetch: whoever keeps a Key, Value or header for long keeps the whole fetch in memory, so copy what you keep.
+// A nil Value is a tombstone and differs from an empty one; both travel unchanged. A fetched Message shares
+// memory with others of its fetch: whoever keeps a Key, Value or header for long may keep them all, so copy what you keep.
 // Nobody writes to these bytes.
 type Message struct {
 	Topic     string

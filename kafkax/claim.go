@@ -9,6 +9,7 @@ import (
 	"github.com/segmentio/kafka-go"
 
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
 )
 
 // claim is a holdfast.Claim: one partition in one generation.
@@ -28,7 +29,10 @@ type claim struct {
 	next  int64 // What is fetched next, prefetched messages left out. -1 before open.
 	asked int64 // What Commit was asked for, or has left in an earlier generation. -1 for nothing.
 
-	answers chan answer // Not buffered: what is fetched and not handed over waits in fetcher.run.
+	answers chan wire.Answer // Not buffered: what is fetched and not handed over waits in fetcher.run.
+	hungry  chan struct{}    // Fetch offers a token while it has nothing to hand out.
+	reader  *wire.Reader     // Fetch's: the answer that it hands out, a few messages at a time.
+	size    int              // Of that answer.
 
 	revokeOnce sync.Once
 	revoked    chan struct{}
@@ -40,17 +44,10 @@ type place struct {
 	partition int
 }
 
-// answer is one fetch's messages.
-type answer struct {
-	messages []holdfast.Message
-	next     int64 // The offset that follows them, and what else the answer had.
-	size     int
-}
-
-func newClaim(k *committer, at place) *claim {
+func newClaim(k *committer, at place, reader *wire.Reader) *claim {
 	c := &claim{
 		place: at, slot: k.add(at), committer: k, next: -1,
-		answers: make(chan answer), revoked: make(chan struct{}),
+		answers: make(chan wire.Answer), hungry: make(chan struct{}), reader: reader, revoked: make(chan struct{}),
 	}
 	c.end.Store(-1)
 	return c
@@ -110,7 +107,8 @@ func (c *claim) CommitSync(ctx context.Context, next int64, metadata string) err
 	return c.committer.commitSync(ctx, c.slot, next, metadata)
 }
 
-// Fetch returns the messages of one answer.
+// Fetch hands out what an answer has, a few messages at a time. A batch that cannot be decoded is its error, once all that
+// came before it is handed out.
 func (c *claim) Fetch(ctx context.Context) ([]holdfast.Message, error) {
 	for {
 		select {
@@ -118,27 +116,48 @@ func (c *claim) Fetch(ctx context.Context) ([]holdfast.Message, error) {
 			return nil, holdfast.ErrRevoked
 		default:
 		}
+		if c.reader.More() {
+			messages, next, err := c.reader.Next()
+			c.take(messages, next)
+			if err != nil || len(messages) > 0 {
+				return messages, err
+			}
+			continue
+		}
 		select {
 		case <-c.revoked:
 			return nil, holdfast.ErrRevoked
 		case <-ctx.Done():
 			return nil, ctx.Err()
+		case c.hungry <- struct{}{}:
 		case a := <-c.answers:
-			if c.take(a); len(a.messages) > 0 {
-				return a.messages, nil
-			}
+			c.size = a.Size()
+			c.reader.Begin(a)
 		}
 	}
 }
 
-// take notes that an answer is handed out.
-func (c *claim) take(a answer) {
-	c.prefetched.Add(int64(-a.size))
+// awaitHunger returns when Fetch waits for an answer. What is larger than the partition's share of memory is read only
+// then.
+func (c *claim) awaitHunger(ctx context.Context) error {
+	select {
+	case <-c.hungry:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// take notes that messages are handed out, and what follows them.
+func (c *claim) take(messages []holdfast.Message, next int64) {
+	if !c.reader.More() {
+		c.prefetched.Add(int64(-c.size))
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.next = a.next
-	if n := len(a.messages); n > 0 {
-		c.tail = a.messages[n-1].Offset + 1
+	c.next = next
+	if n := len(messages); n > 0 {
+		c.tail = messages[n-1].Offset + 1
 	} else if c.asked == c.tail {
 		c.committer.commit(c.slot, c.next)
 	}

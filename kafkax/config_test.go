@@ -57,9 +57,9 @@ func TestConfigFaults(t *testing.T) {
 		"bad consumer": {
 			consumer(good, kafkax.ConsumerConfig{
 				Group: "g", Topics: []string{"a", "", "a"}, Start: 7, OutOfRange: 3, StartTime: time.Unix(1, 0), SessionTimeout: -1, HeartbeatInterval: time.Hour,
-				CommitInterval: -2, MaxWait: -1, FetchBytes: 1 << 30, AnswerBytes: 1 << 29,
+				CommitInterval: -2, MaxWait: -1, FetchBytes: 1 << 30, BatchBytes: 1 << 29, PrefetchBytes: -1, FetchMessages: -1,
 			}),
-			[]string{"Topics[1]", "Topics[2]", "Start", "StartTime", "OutOfRange", "SessionTimeout", "HeartbeatInterval", "CommitInterval", "MaxWait", ".FetchBytes", ".AnswerBytes"},
+			[]string{"Topics[1]", "Topics[2]", "Start", "StartTime", "OutOfRange", "SessionTimeout", "HeartbeatInterval", "CommitInterval", "MaxWait", ".FetchBytes", ".BatchBytes", ".PrefetchBytes", ".FetchMessages"},
 		},
 		"start at no time": {
 			consumer(good, with(func(c *kafkax.ConsumerConfig) { c.Start = kafkax.StartAtTime })), []string{"StartTime must be after 1970"},

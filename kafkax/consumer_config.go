@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-io/holdfast/breaker"
+	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
 )
 
 const (
@@ -20,12 +21,15 @@ const (
 	defaultCommitInterval    = time.Second
 	defaultMaxWait           = 500 * time.Millisecond // As the Java client's fetch.max.wait.ms.
 	defaultFetchBytes        = 1 << 20                // As the Java client's max.partition.fetch.bytes.
-	defaultAnswerBytes       = 64 << 20
+	defaultPrefetchBytes     = 64 << 20               // Near the Java client's fetch.max.bytes.
+	defaultFetchMessages     = 200
+	defaultLargestBatch      = 64 << 20
 
-	maxFetchBytes  = 64 << 20
-	minAnswerBytes = 64 << 10 // Both as wire.Config has them.
-	maxAnswerBytes = 1 << 30
-	maxTopicName   = 249
+	maxFetchBytes    = 64 << 20
+	maxFetchMessages = 1_000_000
+	minLargestBatch  = 64 << 10 // Both as wire.Config has them.
+	maxLargestBatch  = 1 << 30
+	maxTopicName     = 249
 )
 
 // Start says where a group begins to read a partition for which it has committed nothing yet.
@@ -93,14 +97,23 @@ type ConsumerConfig struct {
 	// MaxWait is how long a broker holds a fetch for which it has no message. 0 means 500 ms.
 	MaxWait time.Duration
 
-	// FetchBytes is how much a broker puts into one answer, as it is stored; a larger batch comes whole all the same. Up
-	// to two answers per partition are fetched ahead of the handler, one of them decompressed. 0 means 1 MiB.
+	// FetchBytes is how much a broker puts into one answer, as it is stored; a batch that is larger comes whole all the
+	// same. 0 means 1 MiB.
 	FetchBytes int
 
-	// AnswerBytes is how much memory one answer may take once it is decompressed. What is over it is fetched again, and a
-	// single record batch that is over it ends Consume. What waits for handlers is at most this and FetchBytes for each
-	// partition. It must be at least FetchBytes and 64 KiB. 0 means 64 MiB.
-	AnswerBytes int
+	// PrefetchBytes bounds what is fetched ahead of all handlers together, as it is stored. Each partition has an equal
+	// share of it, whatever the others do, for two answers: one that its handler is being given, and the one after it.
+	// With so many partitions that a share is below 2 FetchBytes, answers are smaller. A batch that is larger than that
+	// is not fetched ahead, but once Fetch waits for it. 0 means 64 MiB.
+	PrefetchBytes int
+
+	// FetchMessages is how many messages Fetch returns at most. Until then they take no more memory than in the log, but
+	// that the batch they belong to is decompressed. 0 means 200.
+	FetchMessages int
+
+	// BatchBytes is how large a record batch may be, decompressed. A larger one ends Consume. It must be at least
+	// FetchBytes and 64 KiB. 0 means 64 MiB.
+	BatchBytes int
 
 	// ReadCommitted hides messages of aborted transactions, and those of open ones until they are committed.
 	ReadCommitted bool
@@ -157,8 +170,14 @@ func (c ConsumerConfig) Validate() error {
 	if c.FetchBytes < 0 || c.FetchBytes > maxFetchBytes {
 		bad("FetchBytes", fmt.Sprintf("positive and at most %d, or 0 for %d", maxFetchBytes, defaultFetchBytes), c.FetchBytes)
 	}
-	if least := max(d.FetchBytes, minAnswerBytes); d.AnswerBytes < least || d.AnswerBytes > maxAnswerBytes {
-		bad("AnswerBytes", fmt.Sprintf("at least %d, not below FetchBytes, and at most %d, or 0 for %d", least, maxAnswerBytes, defaultAnswerBytes), d.AnswerBytes)
+	if c.PrefetchBytes < 0 {
+		bad("PrefetchBytes", fmt.Sprintf("positive, or 0 for %d", defaultPrefetchBytes), c.PrefetchBytes)
+	}
+	if c.FetchMessages < 0 || c.FetchMessages > maxFetchMessages {
+		bad("FetchMessages", fmt.Sprintf("positive and at most %d, or 0 for %d", maxFetchMessages, defaultFetchMessages), c.FetchMessages)
+	}
+	if least := max(d.FetchBytes, minLargestBatch); d.BatchBytes < least || d.BatchBytes > maxLargestBatch {
+		bad("BatchBytes", fmt.Sprintf("at least %d, not below FetchBytes, and at most %d, or 0 for %d", least, maxLargestBatch, defaultLargestBatch), d.BatchBytes)
 	}
 	return errors.Join(errs...)
 }
@@ -172,9 +191,17 @@ func (c ConsumerConfig) withDefaults() ConsumerConfig {
 	c.CommitInterval = max(cmp.Or(c.CommitInterval, defaultCommitInterval), 0)
 	c.MaxWait = cmp.Or(c.MaxWait, defaultMaxWait)
 	c.FetchBytes = cmp.Or(c.FetchBytes, defaultFetchBytes)
-	c.AnswerBytes = cmp.Or(c.AnswerBytes, defaultAnswerBytes)
+	c.PrefetchBytes = cmp.Or(c.PrefetchBytes, defaultPrefetchBytes)
+	c.FetchMessages = cmp.Or(c.FetchMessages, defaultFetchMessages)
+	c.BatchBytes = cmp.Or(c.BatchBytes, defaultLargestBatch)
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	return c
+}
+
+// share is how much each of n partitions asks a broker for at a time, so that two answers for each of them stay within
+// PrefetchBytes.
+func (c ConsumerConfig) share(n int) int {
+	return max(min(c.FetchBytes, c.PrefetchBytes/2/max(n, 1)-wire.AnswerHead), 1)
 }
 
 func validateSubscription(group string, topics []string) error {

@@ -17,7 +17,8 @@
 //   - A handler's context ends only with a cause: ErrDrainTimeout, or ErrFenced when the group went on without us.
 //     Completions that come later are dropped and counted.
 //   - A lost heartbeat, or two, do not end a generation: only the group's coordinator does.
-//   - Not fetching is pausing. At most two answers per partition wait for a handler, and heartbeats go on.
+//   - Not fetching is pausing: heartbeats go on. What is fetched ahead stays within ConsumerConfig.PrefetchBytes for all
+//     partitions together, of which each has its own share, so that none waits for another's handler.
 //   - Checksums are checked, and control records are never handed out.
 //   - An offset that the log does not hold ends Consume, unless ConsumerConfig.OutOfRange says where to go on, and
 //     nothing is skipped silently. Two things cannot be told from a log that went on: a topic that is deleted and created again between two looks at it, a second or two apart, and

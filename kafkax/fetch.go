@@ -21,15 +21,17 @@ type fetcher struct {
 	log        *slog.Logger
 }
 
-func newFetcher(m *membership, c *claim) *fetcher {
+func newFetcher(g *generation, c *claim) *fetcher {
+	config := g.wire
+	config.Large = c.awaitHunger
 	return &fetcher{
-		claim: c, membership: m,
+		claim: c, membership: g.membership,
 		request: wire.Request{
 			Topic: c.topic, Partition: c.partition, Offset: c.begin,
-			MaxWait: m.cfg.MaxWait, MaxBytes: m.cfg.FetchBytes, ReadCommitted: m.cfg.ReadCommitted,
+			MaxWait: g.cfg.MaxWait, MaxBytes: g.cfg.share(len(g.claims)), ReadCommitted: g.cfg.ReadCommitted,
 		},
-		config: wire.Config{MaxBytes: m.cfg.AnswerBytes},
-		log:    m.log.With(slog.String("topic", c.topic), slog.Int("partition", c.partition)),
+		config: config,
+		log:    g.log.With(slog.String("topic", c.topic), slog.Int("partition", c.partition)),
 	}
 }
 
@@ -47,7 +49,7 @@ func (f *fetcher) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // The claim is over, whatever the fetch met.
 		}
-		if _, ok := errors.AsType[*OffsetOutOfRangeError](err); ok || isRefusal(err) || errors.Is(err, errShrunk) || errors.Is(err, wire.ErrOldFormat) || errors.Is(err, wire.ErrTooLarge) {
+		if _, ok := errors.AsType[*OffsetOutOfRangeError](err); ok || isRefusal(err) || errors.Is(err, errShrunk) || errors.Is(err, wire.ErrOldFormat) {
 			return err
 		}
 		if t.failed() {
@@ -74,19 +76,19 @@ func (f *fetcher) session(ctx context.Context, t *trouble) error {
 		return err
 	}
 	for {
-		resp, err := conn.Receive(ctx)
+		answer, err := conn.Receive(ctx)
 		if err != nil {
 			return err
 		}
 		if n := t.over(); n > 0 {
 			f.log.LogAttrs(ctx, slog.LevelInfo, "fetching again", slog.Int("failures", n))
 		}
-		f.claim.end.Store(resp.HighWatermark)
-		moved := resp.NextOffset > f.request.Offset
-		f.request.Offset = resp.NextOffset
+		f.claim.end.Store(answer.HighWatermark)
+		moved := answer.NextOffset > f.request.Offset
+		f.request.Offset = answer.NextOffset
 		// The broker works on the next answer while the handler works on this one.
 		err = conn.Send(f.request)
-		if moved && !f.deliver(ctx, resp) {
+		if moved && !f.deliver(ctx, answer) {
 			return ctx.Err()
 		}
 		if err != nil {
@@ -95,12 +97,11 @@ func (f *fetcher) session(ctx context.Context, t *trouble) error {
 	}
 }
 
-// deliver hands an answer over, and reports whether it could before ctx ended. One without messages says what follows
-// the last one.
-func (f *fetcher) deliver(ctx context.Context, resp wire.Response) bool {
-	f.claim.prefetched.Add(int64(resp.Size))
+// deliver hands an answer over, and reports whether it could before ctx ended.
+func (f *fetcher) deliver(ctx context.Context, a wire.Answer) bool {
+	f.claim.prefetched.Add(int64(a.Size()))
 	select {
-	case f.claim.answers <- answer{messages: resp.Messages, next: resp.NextOffset, size: resp.Size}:
+	case f.claim.answers <- a:
 		return true
 	case <-ctx.Done():
 		return false

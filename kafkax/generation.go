@@ -11,6 +11,7 @@ import (
 	"github.com/segmentio/kafka-go"
 
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
 )
 
 type handler = func(context.Context, holdfast.Claim) error
@@ -23,6 +24,7 @@ type generation struct {
 	member    string
 	committer *committer
 	claims    []*claim
+	wire      wire.Config    // Of all fetching.
 	failed    chan error     // What is to end Consume, of all but the handlers.
 	changed   chan struct{}  // Holds one token when another generation is wanted.
 	results   chan result    // One for each claim.
@@ -62,8 +64,10 @@ func (g *generation) serve(ctx context.Context, partitions []place, handle handl
 	g.deadline.Stop() // Until the drain begins.
 
 	g.committer = newCommitter(g.membership, g.id, g.member)
+	share := g.cfg.share(len(partitions))
+	g.wire = wire.Config{MaxBytes: g.cfg.BatchBytes, Buffers: wire.NewBuffers(share)}
 	for _, at := range partitions {
-		g.claims = append(g.claims, newClaim(g.committer, at))
+		g.claims = append(g.claims, newClaim(g.committer, at, wire.NewReader(g.wire, g.cfg.FetchMessages)))
 	}
 	g.failed = make(chan error, len(g.claims)+1) // One for each, and one for open.
 	g.results = make(chan result, len(g.claims))

@@ -55,7 +55,7 @@ func (g *generation) run(fetching, working context.Context, c *claim, stored kaf
 	fetching, endFetch := context.WithCancel(fetching)
 	defer endFetch()
 	g.tasks.Go(func() {
-		switch err := newFetcher(g.membership, c).run(fetching); {
+		switch err := newFetcher(g, c).run(fetching); {
 		case errors.Is(err, errShrunk):
 			g.change() // The next generation begins it elsewhere.
 		case err != nil:

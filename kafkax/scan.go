@@ -142,11 +142,13 @@ func (s *scan) session(ctx context.Context, found chan<- []holdfast.Message) err
 	if err != nil {
 		return err
 	}
-	conn, err := wire.Dial(ctx, s.admin.net.dialer(), "tcp", addr, wire.Config{MaxBytes: defaultAnswerBytes})
+	cfg := wire.Config{MaxBytes: defaultLargestBatch, Buffers: wire.NewBuffers(defaultFetchBytes)}
+	conn, err := wire.Dial(ctx, s.admin.net.dialer(), "tcp", addr, cfg)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	reader := wire.NewReader(cfg, defaultFetchMessages)
 	for s.next < s.end {
 		err := conn.Send(wire.Request{
 			Topic: s.topic, Partition: s.partition, Offset: s.next,
@@ -155,26 +157,40 @@ func (s *scan) session(ctx context.Context, found chan<- []holdfast.Message) err
 		if err != nil {
 			return err
 		}
-		resp, err := conn.Receive(ctx)
+		answer, err := conn.Receive(ctx)
 		if err != nil {
 			return err
 		}
-		if resp.NextOffset <= s.next {
+		if answer.NextOffset <= s.next {
 			return errNoProgress
 		}
-		messages := resp.Messages
-		for len(messages) > 0 && messages[len(messages)-1].Offset >= s.end {
-			messages = messages[:len(messages)-1]
-		}
-		if len(messages) > 0 {
-			select {
-			case found <- messages:
-			case <-ctx.Done():
-				return context.Cause(ctx)
+		reader.Begin(answer)
+		for reader.More() && s.next < s.end {
+			if err := s.read(ctx, reader, found); err != nil {
+				return err
 			}
 		}
-		s.next = resp.NextOffset
 	}
+	return nil
+}
+
+// read passes on what the reader has next, up to the end.
+func (s *scan) read(ctx context.Context, reader *wire.Reader, found chan<- []holdfast.Message) error {
+	messages, next, err := reader.Next()
+	if err != nil {
+		return err
+	}
+	for len(messages) > 0 && messages[len(messages)-1].Offset >= s.end {
+		messages = messages[:len(messages)-1]
+	}
+	if len(messages) > 0 {
+		select {
+		case found <- messages:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	s.next = next
 	return nil
 }
 

@@ -246,7 +246,7 @@ func TestInflation(t *testing.T) {
 		if err := p.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		cfg := kafkax.ConsumerConfig{FetchBytes: 100_000, AnswerBytes: 1_000_000}
+		cfg := kafkax.ConsumerConfig{FetchBytes: 100_000, BatchBytes: 1_000_000}
 		r := start(t, cluster, cfg, func(ctx context.Context, c holdfast.Claim) error {
 			for next := range int64(3) {
 				if messages, err := c.Fetch(ctx); err != nil || len(messages) != 1 || messages[0].Offset != next {
@@ -260,7 +260,7 @@ func TestInflation(t *testing.T) {
 		until(t, "committed", func() bool { return committed(server) == 3 })
 		r.stop(t)
 
-		cfg.Group, cfg.AnswerBytes = "other", 800_000
+		cfg.Group, cfg.BatchBytes = "other", 800_000
 		if err := <-start(t, cluster, cfg, new(ledger).handle).done; err == nil || !strings.Contains(err.Error(), "orders/0") {
 			t.Errorf("Consume: got %v", err)
 		}

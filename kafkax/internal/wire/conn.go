@@ -36,10 +36,16 @@ type Config struct {
 	// the arrival of a whole answer beyond the request's own MaxWait. 0 means 10 s.
 	Timeout time.Duration
 
-	// MaxBytes bounds the memory of one answer: the batches as they came (checked against Request.MaxBytes too), what
-	// they decompress to, and the messages themselves. What is over the bound is left for the next Fetch; a first
-	// batch that is over it alone is ErrTooLarge. 0 means 128 MiB.
+	// MaxBytes bounds an answer as it comes, what each of its batches decompresses to, and a record's headers. A batch
+	// over it is ErrTooLarge. 0 means 128 MiB.
 	MaxBytes int
+
+	// Buffers is what answers pass through. Nil means some of the Conn's own, for answers of up to 1 MiB.
+	Buffers *Buffers
+
+	// Large is called before an answer is read that is larger than its Request.MaxBytes, since its first batch is. It
+	// may wait; an error of it is Receive's. Nil means that such an answer is read as any other.
+	Large func(context.Context) error
 }
 
 // Validate reports every field out of range.
@@ -58,6 +64,9 @@ func (cfg Config) Validate() error {
 func (cfg Config) withDefaults() Config {
 	cfg.Timeout = cmp.Or(cfg.Timeout, defaultTimeout)
 	cfg.MaxBytes = cmp.Or(cfg.MaxBytes, defaultMaxBytes)
+	if cfg.Buffers == nil {
+		cfg.Buffers = NewBuffers(defaultRequestBytes)
+	}
 	return cfg
 }
 
@@ -72,7 +81,6 @@ type Conn struct {
 	pending chan pendingRequest
 
 	throttled time.Duration // what the last answer announced
-	decoder   decoder
 }
 
 type pendingRequest struct {
@@ -107,31 +115,57 @@ func (c *Conn) Send(req Request) error {
 // Receive waits for the answer to the oldest request that has none yet: for the request's MaxWait, Config.Timeout and
 // the time for which the broker has said that it throttles. Without an outstanding request it fails at once.
 //
-// A partition's error is in the chain as a kafka.Error, a batch that cannot be decoded is a *BatchError; the Conn stays
-// usable after both. After any other error, the end of ctx included, it is closed and every further call fails.
+// A partition's error is in the chain as a kafka.Error, a batch whose header or checksum is wrong is a *BatchError; the
+// Conn stays usable after both. After any other error, the end of ctx included, it is closed and every further call fails.
 // No message is lost with an error: fetch the same offset again.
-func (c *Conn) Receive(ctx context.Context) (Response, error) {
+func (c *Conn) Receive(ctx context.Context) (Answer, error) {
 	var req pendingRequest
 	select {
 	case req = <-c.pending:
 	default:
-		return Response{}, cmp.Or(c.err(), errors.New("wire: receive without an outstanding request"))
+		return Answer{}, cmp.Or(c.err(), errors.New("wire: receive without an outstanding request"))
 	}
 	if err := c.err(); err != nil {
-		return Response{}, err
+		return Answer{}, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.fail(fmt.Errorf("wire: receive: %w", context.Cause(ctx))) })
 	defer stop()
 
-	timeout := req.MaxWait + c.cfg.Timeout + c.throttled
-	answer, err := c.read(req.id, req.MaxBytes+answerOverhead, c.cfg.MaxBytes+answerOverhead, timeout)
+	buffer, err := c.readAnswer(ctx, req)
 	if err != nil {
-		return Response{}, c.fail(fmt.Errorf("wire: receive fetch of %s/%d: %w", req.Topic, req.Partition, err))
+		return Answer{}, c.fail(fmt.Errorf("wire: receive fetch of %s/%d: %w", req.Topic, req.Partition, err))
 	}
-	resp, err := c.decoder.decode(req.Request, c.version, answer)
-	c.throttled = min(resp.Throttle, maxThrottle)
-	if errors.Is(err, errMalformed) {
-		return Response{}, c.fail(fmt.Errorf("wire: receive fetch of %s/%d: %w", req.Topic, req.Partition, err))
+	a, err := parseAnswer(req.Request, c.version, buffer)
+	c.throttled = min(a.Throttle, maxThrottle)
+	switch {
+	case errors.Is(err, errMalformed):
+		return Answer{}, c.fail(fmt.Errorf("wire: receive fetch of %s/%d: %w", req.Topic, req.Partition, err))
+	case err != nil || len(a.batches) == 0:
+		c.cfg.Buffers.answered(buffer)
+	default:
+		a.buffer = buffer
 	}
-	return resp, err
+	return a, err
+}
+
+func (c *Conn) readAnswer(ctx context.Context, req pendingRequest) ([]byte, error) {
+	if err := c.conn.SetReadDeadline(time.Now().Add(req.MaxWait + c.cfg.Timeout + c.throttled)); err != nil {
+		return nil, err
+	}
+	id, size, err := c.nextHeader(c.cfg.MaxBytes + answerOverhead)
+	switch {
+	case err != nil:
+		return nil, err
+	case id != req.id:
+		return nil, otherAnswer(id, req.id)
+	}
+	if c.cfg.Large != nil && size > req.MaxBytes+AnswerHead {
+		if err := c.cfg.Large(ctx); err != nil {
+			return nil, err
+		}
+		if err := c.conn.SetReadDeadline(time.Now().Add(c.cfg.Timeout)); err != nil {
+			return nil, err
+		}
+	}
+	return c.readBody(c.cfg.Buffers.forAnswer(size), size)
 }

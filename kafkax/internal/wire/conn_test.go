@@ -60,12 +60,34 @@ func dial(t *testing.T, addr string, d kafka.Dialer, cfg wire.Config) *wire.Conn
 	return conn
 }
 
-func fetch(t *testing.T, conn *wire.Conn, req wire.Request) (wire.Response, error) {
+// response is an answer with all of its messages.
+type response struct {
+	wire.Answer
+	Messages []holdfast.Message
+}
+
+func fetch(t *testing.T, conn *wire.Conn, req wire.Request) (response, error) {
 	t.Helper()
 	if err := conn.Send(req); err != nil {
 		t.Fatal(err)
 	}
-	return conn.Receive(t.Context())
+	return receive(t, conn)
+}
+
+func receive(t *testing.T, conn *wire.Conn) (resp response, err error) {
+	t.Helper()
+	if resp.Answer, err = conn.Receive(t.Context()); err != nil {
+		return resp, err
+	}
+	r := wire.NewReader(wire.Config{}, 3)
+	for r.Begin(resp.Answer); r.More(); {
+		messages, _, err := r.Next()
+		if err != nil {
+			return resp, err
+		}
+		resp.Messages = append(resp.Messages, messages...)
+	}
+	return resp, nil
 }
 
 // readAll fetches until everything below end is read and returns the messages' values.
@@ -265,7 +287,7 @@ func TestSendAhead(t *testing.T) {
 		t.Errorf("request %d: got %v, want ErrTooMany", wire.MaxOutstanding, err)
 	}
 	for i := range wire.MaxOutstanding {
-		resp, err := conn.Receive(t.Context())
+		resp, err := receive(t, conn)
 		if err != nil || len(resp.Messages) != 1 || resp.Messages[0].Offset != int64(i%2) {
 			t.Fatalf("answer %d: %+v, %v", i, resp, err)
 		}
@@ -280,7 +302,7 @@ func TestFetchNothing(t *testing.T) {
 	conn := dial(t, addr, kafka.Dialer{}, wire.Config{})
 	produce(t, newProducer(t, addr), kgo.StringRecord("a"))
 	resp, err := fetch(t, conn, wire.Request{Topic: "orders", Offset: 1, MaxWait: time.Millisecond})
-	if err != nil || len(resp.Messages) != 0 || resp.NextOffset != 1 || resp.HighWatermark != 1 || resp.Size != 0 {
+	if err != nil || len(resp.Messages) != 0 || resp.NextOffset != 1 || resp.HighWatermark != 1 || resp.Size() != 0 {
 		t.Errorf("got %+v, %v", resp, err)
 	}
 }

@@ -23,7 +23,6 @@ func Dial(ctx context.Context, d *kafka.Dialer, network, addr string, cfg Config
 		session: session{timeout: cfg.Timeout},
 		cfg:     cfg,
 		pending: make(chan pendingRequest, MaxOutstanding),
-		decoder: decoder{limit: cfg.MaxBytes},
 	}
 	versions, err := c.connect(ctx, d, network, addr, api{apiFetch, "Fetch", minFetchVersion, maxFetchVersion})
 	if err != nil {

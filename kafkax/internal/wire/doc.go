@@ -6,13 +6,14 @@
 // kafka.Conn.ReadBatch reads a batch's checksum without comparing it and hands control records out as
 // messages, kafka.Client.Fetch does neither but takes twice the time.
 //
-// A Conn sends Fetch requests, one ahead if its user likes, and decodes one answer after the other into
-// []holdfast.Message. One buffer per answer is the arena that all keys and values point into; it belongs to the messages
-// from then on and is never used again. A compressed batch has an arena of its own.
+// A Conn sends Fetch requests, one ahead if its user likes, and checks the CRC-32C of every batch in an answer. A Reader
+// decodes the answer into []holdfast.Message, a few at a time and not before they are wanted: until then they take what
+// they take on the wire. The answer passes through memory that is used again (Buffers); keys and values are copied out of
+// it into arenas of 32 KiB, which belong to the messages from then on. So whoever keeps a message keeps no more than that.
 //
-// Every batch's CRC-32C is checked. Control batches, gaps and empty batches left by compaction are stepped over,
-// records of aborted transactions are dropped for ReadCommitted, and Response.NextOffset is where to go on.
-// Whatever a broker sends, a Conn neither panics nor takes more memory than Config.MaxBytes and Request.MaxBytes allow.
+// Control batches, gaps and empty batches left by compaction are stepped over, records of aborted transactions are dropped
+// for ReadCommitted, and Answer.NextOffset is where to go on. Whatever a broker sends, neither panics nor takes more memory
+// than Config.MaxBytes and Request.MaxBytes allow.
 //
 // # Produce
 //

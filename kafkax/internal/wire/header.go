@@ -30,22 +30,22 @@ func (h *headers) reset() { h.slab = nil }
 
 // decodeHeaders reads a record's headers from b, which ends with them. The next records, of which there are left with
 // this one, are taken to have as many.
-func (d *decoder) decodeHeaders(b []byte, left int) ([]holdfast.Header, error) {
+func (r *Reader) decodeHeaders(b []byte, left int) ([]holdfast.Header, error) {
 	count, i := varint(b, 0)
 	if i < 0 || count < 0 || count > int64(len(b)-i)/minHeaderSize {
 		return nil, errHeaders
 	}
 	n := int(count)
-	if err := d.spend(n * headerSize); err != nil {
-		return nil, err
+	if n > r.limit/headerSize {
+		return nil, ErrTooLarge
 	}
-	out := d.headers.take(n, left)
+	out := r.headers.take(n, left)
 	for j := range out {
 		var key []byte
 		if key, i = varbytes(b, i); key == nil { // a key is never null
 			return nil, errHeaders
 		}
-		out[j].Key = d.headers.key(key)
+		out[j].Key = r.headers.key(key)
 		out[j].Value, i = varbytes(b, i)
 	}
 	if i != len(b) {

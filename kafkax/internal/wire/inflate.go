@@ -10,15 +10,9 @@ import (
 	"github.com/segmentio/kafka-go/compress"
 )
 
-// keepScratch is how much of the inflater's scratch memory outlives a batch.
-const keepScratch = 4 << 20
-
-// inflater decompresses batches. The scratch memory is used again and again, the result is not.
-type inflater struct{ scratch []byte }
-
-// inflate returns what src decompresses to, in memory of its own. More than limit bytes are ErrTooLarge, and no more
-// than in proportion to limit is ever allocated.
-func (f *inflater) inflate(code int8, src []byte, limit int) ([]byte, error) {
+// inflate returns what src decompresses to, in scratch, which it makes larger if need be. More than limit bytes are
+// ErrTooLarge, and no more than in proportion to limit is ever allocated.
+func inflate(scratch *[]byte, code int8, src []byte, limit int) ([]byte, error) {
 	codec := compress.Compression(code).Codec()
 	if codec == nil {
 		return nil, fmt.Errorf("%w: compression codec %d is unknown", ErrCorrupt, code)
@@ -37,7 +31,7 @@ func (f *inflater) inflate(code int8, src []byte, limit int) ([]byte, error) {
 	}
 	r := codec.NewReader(bytes.NewReader(src))
 	defer r.Close()
-	b := f.scratch[:0]
+	b := (*scratch)[:0]
 	for {
 		if len(b) == cap(b) {
 			b = slices.Grow(b, min(max(len(b), 4*len(src), bytes.MinRead), limit+1-len(b)))
@@ -54,8 +48,6 @@ func (f *inflater) inflate(code int8, src []byte, limit int) ([]byte, error) {
 			return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, codec.Name(), err)
 		}
 	}
-	if cap(b) <= keepScratch {
-		f.scratch = b
-	}
-	return bytes.Clone(b), nil
+	*scratch = b
+	return b, nil
 }

@@ -2,7 +2,6 @@ package wire
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/holdfast-io/holdfast"
@@ -11,7 +10,7 @@ import (
 // minRecordSize is a record of a byte each for its length, attributes, two deltas, key and value length, header count.
 const minRecordSize = 7
 
-// record is one record of a batch. Its bytes are the batch's.
+// record is one record of a batch. Its bytes are those that it was decoded from.
 type record struct {
 	timeDelta   int64
 	offsetDelta int64
@@ -20,47 +19,70 @@ type record struct {
 	headers     []byte // count and headers, still encoded
 }
 
-// appendRecords adds the batch's records from offset first on to messages. With an error messages are as they were.
-func (d *decoder) appendRecords(messages []holdfast.Message, h *batch, req Request, first int64) ([]holdfast.Message, error) {
-	var (
-		out       = slices.Grow(messages, h.count)
-		b         = h.records
-		lastDelta = h.last - h.base
-		previous  = int64(-1)
-		r         record
-		ok        bool
-	)
-	for left := h.count; left > 0; left-- {
-		if b, ok = r.decode(b); !ok {
-			return messages, fmt.Errorf("%w: record %d of %d does not parse", ErrCorrupt, h.count-left, h.count)
+// decodeRecords adds the batch's records to out until it is full, there is no room for more bytes, or the batch is at
+// its end. With an error out ends before the bad record.
+func (r *Reader) decodeRecords(out []holdfast.Message) ([]holdfast.Message, error) {
+	h := &r.batch
+	topic, partition := r.answer.request.Topic, r.answer.request.Partition
+	arena, records := r.arena, r.records // Not in r, where the garbage collector would have to be told of every step.
+	defer func() { r.arena, r.records = arena, records }()
+	var rec record
+	for ; r.left > 0 && len(out) < cap(out) && r.room > 0; r.left-- {
+		body, rest, ok := cutRecord(records)
+		if !ok {
+			return out, r.corrupt("record %d of %d does not parse", h.count-r.left, h.count)
 		}
-		if r.offsetDelta <= previous || r.offsetDelta > lastDelta {
-			return messages, fmt.Errorf("%w: offset delta %d after %d, the last is %d", ErrCorrupt, r.offsetDelta, previous, lastDelta)
+		if len(body) > cap(arena)-len(arena) {
+			arena = r.newArena(len(body), len(records))
 		}
-		previous = r.offsetDelta
-		if h.base+r.offsetDelta < first {
+		begin := len(arena)
+		arena, records = append(arena, body...), rest
+		if !rec.decode(arena[begin:]) {
+			return out, r.corrupt("record %d of %d does not parse", h.count-r.left, h.count)
+		}
+		if rec.offsetDelta <= r.delta || rec.offsetDelta > h.last-h.base {
+			return out, r.corrupt("offset delta %d after %d, the last is %d", rec.offsetDelta, r.delta, h.last-h.base)
+		}
+		r.delta = rec.offsetDelta
+		offset := h.base + rec.offsetDelta
+		if offset < r.next {
 			continue
+		}
+		var headers []holdfast.Header
+		if len(rec.headers) != 1 || rec.headers[0] != 0 {
+			var err error
+			if headers, err = r.decodeHeaders(rec.headers, min(r.left, cap(out)-len(out))); err != nil {
+				return out, r.answer.batchError(h.base, err)
+			}
 		}
 		out = out[:len(out)+1]
-		m := &out[len(out)-1]
-		m.Topic = req.Topic
-		m.Partition = req.Partition
-		m.Offset = h.base + r.offsetDelta
-		m.Key = r.key
-		m.Value = r.value
-		m.Time = h.time(r.timeDelta)
-		if len(r.headers) == 1 && r.headers[0] == 0 {
-			continue
+		m := &out[len(out)-1] // Field by field: a Message that is copied costs the garbage collector's barriers twice.
+		m.Topic = topic
+		m.Partition = partition
+		m.Offset = offset
+		m.Key = rec.key
+		m.Value = rec.value
+		if headers != nil {
+			m.Headers = headers
 		}
-		var err error
-		if m.Headers, err = d.decodeHeaders(r.headers, left); err != nil {
-			return messages, err
-		}
+		m.Time = h.time(rec.timeDelta)
+		r.room -= len(body)
+		r.next = offset + 1
 	}
-	if len(b) > 0 {
-		return messages, fmt.Errorf("%w: %d bytes behind its %d records", ErrCorrupt, len(b), h.count)
+	if r.left > 0 {
+		return out, nil
 	}
+	if n := len(records); n > 0 {
+		return out, r.corrupt("%d bytes behind its %d records", n, h.count)
+	}
+	r.next = h.last + 1
+	r.endBatch()
+	records = nil
 	return out, nil
+}
+
+func (r *Reader) corrupt(format string, args ...any) error {
+	return r.answer.batchError(r.batch.base, fmt.Errorf("%w: %s", ErrCorrupt, fmt.Sprintf(format, args...)))
 }
 
 func (h *batch) time(delta int64) time.Time {
@@ -74,23 +96,27 @@ func (h *batch) time(delta int64) time.Time {
 	return time.UnixMilli(ms)
 }
 
-// decode reads the first record of b and returns what follows it.
-func (r *record) decode(b []byte) (rest []byte, ok bool) {
+// cutRecord takes the first record off b, without its length.
+func cutRecord(b []byte) (body, rest []byte, ok bool) {
 	size, i := varint(b, 0)
 	if i < 0 || size < minRecordSize-1 || size > int64(len(b)-i) {
-		return nil, false
+		return nil, nil, false
 	}
-	b, rest = b[i:i+int(size)], b[i+int(size):]
-	i = 1 // attributes, unused
+	return b[i : i+int(size)], b[i+int(size):], true
+}
+
+// decode reads a record's body and reports whether it could.
+func (r *record) decode(b []byte) bool {
+	i := 1 // attributes, unused
 	r.timeDelta, i = varint(b, i)
 	r.offsetDelta, i = varint(b, i)
 	r.key, i = varbytes(b, i)
 	r.value, i = varbytes(b, i)
 	if i < 0 || i >= len(b) {
-		return nil, false
+		return false
 	}
 	r.headers = b[i:]
-	return rest, true
+	return true
 }
 
 // varint reads the zigzag varint at b[i:] and returns where it ends, -1 if it does not or if i is -1 already.

