@@ -1,0 +1,118 @@
+package kafkax_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/kafkax"
+	"github.com/holdfast-io/holdfast/testkit"
+)
+
+// prefetched is what waits for all handlers together.
+func prefetched(r *running) (sum int) {
+	for _, g := range r.consumer.Stats().Groups {
+		for _, p := range g.Partitions {
+			sum += int(p.Prefetched)
+		}
+	}
+	return sum
+}
+
+// TestPrefetchIsShared has all handlers rest in the middle of an answer, and every other one for long: the member's bound
+// holds, the other partitions are read to their end meanwhile, and these in the end.
+func TestPrefetchIsShared(t *testing.T) {
+	const partitions, each, bound = 24, 1000, 240_000 // So that a share is below what a partition has.
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": partitions}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		for range 10 { // Each is a batch, of some 1,500 B.
+			fill(t, server, "orders", partitions, each/10)
+		}
+		var seen ledger
+		rest := func(ctx context.Context, c holdfast.Claim, d time.Duration) {
+			messages, err := c.Fetch(ctx)
+			if err != nil {
+				t.Error(err)
+			}
+			seen.note(messages)
+			time.Sleep(d)
+		}
+		cfg := kafkax.ConsumerConfig{PrefetchBytes: bound, FetchMessages: 10, MaxWait: 10 * time.Second}
+		r := start(t, cluster, cfg, func(ctx context.Context, c holdfast.Claim) error {
+			rest(ctx, c, 20*time.Second)
+			if _, p := c.Partition(); p%2 == 0 {
+				rest(ctx, c, time.Minute)
+			}
+			return seen.handle(ctx, c)
+		})
+		time.Sleep(15 * time.Second)
+		if n := prefetched(r); n < bound/2 || n > bound {
+			t.Errorf("%d bytes prefetched, want most of %d", n, bound)
+		}
+		time.Sleep(30 * time.Second)
+		if n, want := seen.distinct(), partitions/2*(each+20); n != want {
+			t.Errorf("%d messages read while half of the partitions rested, want %d", n, want)
+		}
+		until(t, "all read", func() bool { return seen.distinct() == partitions*each })
+		if n := r.consumer.Stats().Groups[0].Generations; n != 1 {
+			t.Errorf("%d generations, want 1", n)
+		}
+		r.stop(t)
+	})
+}
+
+// TestLargeBatchWaits has batches that are larger than a partition's share: they are fetched only once they are asked for.
+func TestLargeBatchWaits(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		for range 3 { // Each is a batch, of some 10 kB.
+			fill(t, server, "orders", 1, 1000)
+		}
+		var seen ledger
+		r := start(t, cluster, kafkax.ConsumerConfig{PrefetchBytes: 8000, MaxWait: time.Minute}, func(ctx context.Context, c holdfast.Claim) error {
+			time.Sleep(time.Minute)
+			messages, err := c.Fetch(ctx)
+			if err != nil || len(messages) != 200 {
+				t.Errorf("fetched %d messages, %v", len(messages), err)
+			}
+			seen.note(messages)
+			time.Sleep(time.Minute)
+			return seen.handle(ctx, c)
+		})
+		until(t, "joined", func() bool { return r.claims() == 1 })
+		time.Sleep(time.Minute / 2)
+		if n := prefetched(r); n != 0 {
+			t.Errorf("%d bytes prefetched of a batch that nobody has asked for", n)
+		}
+		time.Sleep(time.Minute)
+		if n := prefetched(r); n < 10_000 || n > 20_000 {
+			t.Errorf("%d bytes prefetched, want the one batch that was asked for", n)
+		}
+		time.Sleep(time.Minute)
+		until(t, "all read", func() bool { return seen.distinct() == 3000 })
+		r.stop(t)
+	})
+}
+
+// TestFetchMessages bounds what one Fetch returns.
+func TestFetchMessages(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		fill(t, server, "orders", 1, 100)
+		var seen ledger
+		r := start(t, cluster, kafkax.ConsumerConfig{FetchMessages: 30}, func(ctx context.Context, c holdfast.Claim) error {
+			for _, want := range []int{30, 30, 30, 10} {
+				messages, err := c.Fetch(ctx)
+				if err != nil || len(messages) != want {
+					t.Errorf("fetched %d messages, %v, want %d", len(messages), err, want)
+				}
+				seen.note(messages)
+				c.Commit(messages[len(messages)-1].Offset + 1)
+			}
+			return seen.handle(ctx, c)
+		})
+		until(t, "committed", func() bool { return committed(server) == 100 })
+		if n := seen.distinct(); n != 100 {
+			t.Errorf("%d messages read", n)
+		}
+		r.stop(t)
+	})
+}
