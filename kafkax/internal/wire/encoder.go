@@ -112,14 +112,17 @@ func (e *Encoder) Stamp(producer int64, epoch int16, sequence int32) {
 // Bytes is the sealed and stamped batch, until Reset.
 func (e *Encoder) Bytes() []byte { return e.sealed }
 
-// Messages decodes what has been appended. The messages have no topic; their bytes are the encoder's, until Reset.
+// Messages decodes what has been appended. The messages have no topic, and bytes of their own.
 func (e *Encoder) Messages() []holdfast.Message {
 	if e.count == 0 {
 		return nil
 	}
-	h := batch{last: int64(e.count - 1), firstTime: e.firstTime, maxTime: e.maxTime, count: e.count, records: e.raw[batchHeader:]}
-	d := decoder{limit: math.MaxInt}
-	messages, err := d.appendRecords(nil, &h, Request{}, 0)
+	r := Reader{
+		limit: math.MaxInt, room: math.MaxInt,
+		batch:   batch{last: int64(e.count - 1), firstTime: e.firstTime, maxTime: e.maxTime, count: e.count},
+		records: e.raw[batchHeader:], left: e.count, delta: -1,
+	}
+	messages, err := r.decodeRecords(make([]holdfast.Message, 0, e.count))
 	if err != nil {
 		panic(err) // It does not read what it has written.
 	}

@@ -14,20 +14,16 @@ import (
 	"github.com/holdfast-io/holdfast"
 )
 
-// decodeBatch decodes a sealed batch as a consumer does.
+// decodeSealed decodes a sealed batch as a consumer does.
 func decodeSealed(tb testing.TB, b []byte) []holdfast.Message {
 	tb.Helper()
-	h, rest, err := nextBatch(b)
-	if err != nil || len(rest) > 0 {
-		tb.Fatalf("%v, %d bytes behind it", err, len(rest))
-	}
-	if err := h.verify(); err != nil {
+	a := Answer{}
+	if err := a.check(b); err != nil {
 		tb.Fatal(err)
 	}
-	d := decoder{limit: math.MaxInt32}
-	resp := Response{}
-	if err := d.decodeBatch(&resp, Request{}, &h); err != nil {
-		tb.Fatal(err)
+	resp, err := newDecoder(math.MaxInt32).read(a, b)
+	if err != nil || len(a.batches) != len(b) {
+		tb.Fatalf("%v, decoded %d of %d bytes", err, len(a.batches), len(b))
 	}
 	return resp.Messages
 }

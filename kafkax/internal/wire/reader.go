@@ -2,18 +2,13 @@ package wire
 
 import (
 	"fmt"
-	"unsafe"
 
 	"github.com/holdfast-io/holdfast"
 )
 
-const (
-	messageSize = int(unsafe.Sizeof(holdfast.Message{}))
-
-	// arenaSize is how much memory a message that is kept keeps, at most, unless it is larger itself. The runtime has
-	// a free list for blocks of this size; larger ones cost page faults.
-	arenaSize = 32 << 10
-)
+// arenaSize is how much memory a message that is kept keeps, at most, unless it is larger itself. The runtime has a free
+// list for blocks of this size; larger ones cost page faults.
+const arenaSize = 32 << 10
 
 // The key of a control record: its version, then its type, 2 bytes each.
 const (
