@@ -39,7 +39,7 @@ type Reader struct {
 }
 
 // NewReader makes a Reader for the answers that Conns with the same configuration receive. It returns at most that many
-// messages at a time, and no further one once they have as many bytes as were asked for.
+// messages at a time, and no further one once they were inflated to as many bytes as were asked for.
 func NewReader(cfg Config, most int) *Reader {
 	cfg = cfg.withDefaults()
 	return &Reader{limit: cfg.MaxBytes, most: most, buffers: cfg.Buffers}

@@ -66,7 +66,9 @@ func (r *Reader) decodeRecords(out []holdfast.Message) ([]holdfast.Message, erro
 			m.Headers = headers
 		}
 		m.Time = h.time(rec.timeDelta)
-		r.room -= len(body)
+		if r.scratch != nil { // What was not inflated stays within what was asked for anyway.
+			r.room -= len(body)
+		}
 		r.next = offset + 1
 	}
 	if r.left > 0 {
