@@ -19,10 +19,10 @@ SEED     ?= 1
 BROKERS ?= 1
 
 # What takes too long for every change. More goes here, one target a word.
-NIGHTLY := race fuzz cover bench-breaker spool-kills test-real-cluster
+NIGHTLY := race fuzz cover bench-breaker spool-kills redrive-kills test-real-cluster
 
 .PHONY: help build test race lint fmt tidy diff fuzz sim cover bench-breaker bench-insert quickstart \
-	spool-kills servers-up servers-down test-real fuzz-real test-real-cluster check nightly
+	spool-kills redrive-kills servers-up servers-down test-real fuzz-real test-real-cluster check nightly
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,12 @@ test-real: ## Run the tests that want servers-up's servers: they are killed and 
 	: "$${HOLDFAST_KAFKA:?make servers-up first}" "$${HOLDFAST_CLICKHOUSE:?make servers-up first}"; \
 	go test -count=1 -v -timeout 15m ./internal/real; \
 	go test -count=1 -run '^FuzzRows$$' ./clickhousex
+
+redrive-kills: ## Kill the tool in the middle of a redrive of 100,000 letters, and look for every message
+	@scripts/servers up >/dev/null
+	@verdict=0; eval "$$(scripts/servers status | grep ^export)"; \
+	LETTERS=100000 go test -count=1 -v -timeout 10m -run '^TestKilledRedrive$$' ./internal/real || verdict=$$?; \
+	scripts/servers down; exit $$verdict
 
 fuzz-real: ## Write random values of all types into ClickHouse for FUZZTIME (10s), and read them back
 	@[[ -n $${HOLDFAST_CLICKHOUSE:-} ]] || eval "$$(scripts/servers status | grep ^export)"; \

@@ -165,8 +165,9 @@ func (r *run) judge() {
 func (r *run) serve(ctx context.Context, c holdfast.Claim) error {
 	_, partition := c.Partition()
 	end, mine := r.until[partition]
-	if !mine {
-		return nil // A partition that was added since.
+	if !mine { // It was added since.
+		rest(ctx, c)
+		return nil
 	}
 	letters := &letterClaim{Claim: c, sorter: r.sorter, pace: r.pace, tally: r.tally, end: end}
 	j := &journey{run: r, claim: letters}
@@ -179,5 +180,16 @@ func (r *run) serve(ctx context.Context, c holdfast.Claim) error {
 	if letters.Settled() >= end {
 		r.finish(partition, end)
 	}
+	if err == nil {
+		rest(ctx, c)
+	}
 	return err
+}
+
+// rest keeps a claim that is done with until the group or the run is.
+func rest(ctx context.Context, c holdfast.Claim) {
+	select {
+	case <-c.Revoked():
+	case <-ctx.Done():
+	}
 }

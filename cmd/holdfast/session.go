@@ -18,6 +18,7 @@ const (
 	// that Kafka allows by default.
 	sessionTimeout    = 6 * time.Second
 	heartbeatInterval = 2 * time.Second
+	commitInterval    = 100 * time.Millisecond // What is redriven in it is redriven again after a kill, unless there is a ledger.
 	closeTimeout      = 10 * time.Second
 )
 
@@ -44,7 +45,7 @@ func (t *tool) open() (*session, error) {
 	s.producer, errs[1] = kafkax.NewProducer(cluster, kafkax.ProducerConfig{})
 	s.consumer, errs[2] = kafkax.NewConsumer(cluster, kafkax.ConsumerConfig{
 		Group: "holdfast-tool", Topics: []string{"none"}, // Redrive says as whom, and what.
-		SessionTimeout: sessionTimeout, HeartbeatInterval: heartbeatInterval, Logger: s.log,
+		SessionTimeout: sessionTimeout, HeartbeatInterval: heartbeatInterval, CommitInterval: commitInterval, Logger: s.log,
 	})
 	return s, errors.Join(errs[:]...)
 }
