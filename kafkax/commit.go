@@ -26,7 +26,7 @@ type committer struct {
 	interval   time.Duration
 	circuit    *breaker.Breaker // May be nil.
 	log        *slog.Logger
-	counts     *groupCounts
+	stats      *groupStats
 
 	wake chan struct{} // Holds one token when there may be something to do.
 	gone chan struct{} // Closed by lose.
@@ -42,6 +42,7 @@ type committer struct {
 // slot is one partition's place in the committer. Its committer's mu guards what changes.
 type slot struct {
 	place
+	counts *partitionCounts
 
 	stored   int64  // What the broker holds, as far as known. -1 for nothing.
 	wanted   int64  // What it is to hold: what Commit asked for, or CommitSync has done.
@@ -67,14 +68,14 @@ type syncCommit struct {
 func newCommitter(m *membership, generation int32, member string) *committer {
 	return &committer{
 		client: m.net.client, group: m.group, generation: generation, member: member,
-		interval: m.cfg.CommitInterval, circuit: m.cfg.Breaker, log: m.log, counts: m.counts,
+		interval: m.cfg.CommitInterval, circuit: m.cfg.Breaker, log: m.log, stats: m.stats,
 		wake: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
 }
 
 // add makes a slot for a partition.
 func (k *committer) add(at place) *slot {
-	s := &slot{place: at, stored: -1, wanted: -1}
+	s := &slot{place: at, counts: k.stats.of(at), stored: -1, wanted: -1}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.slots = append(k.slots, s)
@@ -94,7 +95,8 @@ func (k *committer) commit(s *slot, next int64) {
 	defer k.mu.Unlock()
 	switch {
 	case k.lost != nil || s.closed:
-		k.counts.late.Add(1)
+		k.stats.counts.late.Add(1)
+		s.counts.late.Add(1)
 	case next > s.wanted:
 		s.wanted, s.metadata = next, ""
 		k.signal()
@@ -139,7 +141,8 @@ func (k *committer) queue(s *slot, c *syncCommit) error {
 	}
 	switch {
 	case k.lost != nil || s.closed:
-		k.counts.late.Add(1)
+		k.stats.counts.late.Add(1)
+		s.counts.late.Add(1)
 		if k.lost == nil {
 			return errReturned
 		}
@@ -385,7 +388,7 @@ func (k *committer) send(ctx context.Context, targets []target) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err != nil {
-		k.counts.commitsFailed.Add(1)
+		k.stats.counts.commitsFailed.Add(1)
 		for _, t := range targets {
 			t.slot.doubtful = true // And unknown, still.
 		}

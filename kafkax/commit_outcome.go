@@ -15,12 +15,14 @@ func (k *committer) settle(t target, answer error) error {
 	s := t.slot
 	switch {
 	case answer == nil:
-		k.counts.commits.Add(1)
+		k.stats.counts.commits.Add(1)
+		s.counts.commits.Add(1)
 		k.stored(s, t.next, t.metadata, t.sync)
 		s.finishSync(t.sync, nil)
 		return nil
 	case isFencing(answer), errors.Is(answer, kafka.RebalanceInProgress):
-		k.counts.commitsFenced.Add(1)
+		k.stats.counts.commitsFenced.Add(1)
+		s.counts.commitsFenced.Add(1)
 		s.unknown = false
 		if k.lost == nil {
 			k.lost = fmt.Errorf("%w: %w", ErrFenced, answer)
@@ -29,7 +31,7 @@ func (k *committer) settle(t target, answer error) error {
 		s.finishSync(t.sync, k.lost)
 		return nil
 	}
-	k.counts.commitsFailed.Add(1)
+	k.stats.counts.commitsFailed.Add(1)
 	switch {
 	case t.sync != nil && (isRefusal(answer) || errors.Is(answer, kafka.OffsetMetadataTooLarge) || errors.Is(answer, kafka.InvalidCommitOffsetSize)):
 		s.unknown = false

@@ -78,7 +78,7 @@ func (c *Consumer) register(group string) (*groupStats, error) {
 	defer c.mu.Unlock()
 	s := c.groups[group]
 	if s == nil {
-		s = &groupStats{group: group}
+		s = &groupStats{group: group, partitions: make(map[place]*partitionCounts)}
 		c.groups[group] = s
 	}
 	if !s.take() {

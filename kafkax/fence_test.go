@@ -138,8 +138,12 @@ func TestLateCommitOfExOwner(t *testing.T) {
 				if stats.LateCompletions+stats.CommitsFenced == 0 {
 					t.Errorf("nothing late counted: %+v", stats)
 				}
-				exOwner.stop(t)
 				owner.stop(t)
+				until(t, "the partition back", func() bool { return exOwner.claims() == 1 })
+				if p := exOwner.group().Partitions[0]; p.LateCompletions != stats.LateCompletions || p.CommitsFenced != stats.CommitsFenced || p.LastDrain != stats.LastDrain {
+					t.Errorf("of the partition: %+v, of the group: %+v", p, stats)
+				}
+				exOwner.stop(t)
 			})
 		})
 	}

@@ -143,6 +143,9 @@ func (g *generation) fail(err error) {
 
 // returned takes note of what a handler returned.
 func (g *generation) returned(ctx context.Context, working context.Context, r result) {
+	if g.draining {
+		r.claim.slot.counts.lastDrain.Store(int64(time.Since(g.began)))
+	}
 	attrs := []slog.Attr{slog.String("topic", r.claim.topic), slog.Int("partition", r.claim.partition)}
 	switch ours := working.Err() != nil && (errors.Is(r.err, context.Canceled) || errors.Is(r.err, context.Cause(working))); {
 	case r.err == nil && !g.draining:

@@ -4,42 +4,21 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/holdfast-io/holdfast"
 )
 
-// ConsumerStats is a snapshot of a Consumer.
-type ConsumerStats struct {
-	Groups []GroupStats
-}
+// What a Consumer's Stats are made of. They are the root package's, so that others can show them without knowing this one.
+type (
+	ConsumerStats  = holdfast.ConsumerStats
+	GroupStats     = holdfast.GroupStats
+	PartitionStats = holdfast.PartitionStats
+)
 
-// GroupStats is a snapshot of one group's membership. Counters only grow as long as the Consumer lives.
-type GroupStats struct {
-	Group      string
-	Member     string // Empty while not joined.
-	Generation int    // 0 while not joined.
-
-	Generations     uint64 // Joined so far.
-	Commits         uint64 // Partitions' offsets accepted by the coordinator.
-	CommitsFailed   uint64 // Refused, or lost with a request or its answer. They are tried again.
-	CommitsFenced   uint64 // Refused because the generation was over. They are not.
-	OutOfRange      uint64 // Offsets that a log did not hold, and ConsumerConfig.OutOfRange said where to go on.
-	PassedOver      uint64 // Offsets that were left unread by that.
-	LateCompletions uint64 // Commit and CommitSync calls after the claim was lost or its handler had returned.
-
-	LastDrain     time.Duration // From the revoke until the last handler had returned.
-	DrainTimeouts uint64        // Drains that took longer than DrainTimeout.
-
-	Partitions []PartitionStats // What handlers have of the present generation, empty while not joined.
-}
-
-// PartitionStats is a snapshot of one claim.
-type PartitionStats struct {
-	Topic      string
-	Partition  int
-	Committed  int64 // What the group's coordinator holds, as far as known. -1 for nothing.
-	Position   int64 // What the handler will fetch next.
-	End        int64 // The high watermark as last seen, -1 before the first answer.
-	Lag        int64 // End minus Committed, or minus Position where nothing is committed yet. -1 while End is unknown.
-	Prefetched int64 // Bytes that wait for the handler.
+// partitionCounts is what is counted of one partition, over all its claims.
+type partitionCounts struct {
+	commits, commitsFenced, late atomic.Uint64
+	lastDrain                    atomic.Int64 // A time.Duration.
 }
 
 type groupCounts struct {
@@ -52,11 +31,24 @@ type groupStats struct {
 	counts groupCounts
 
 	mu            sync.Mutex
+	partitions    map[place]*partitionCounts
 	taken         bool
 	current       *generation
 	generations   uint64
 	lastDrain     time.Duration
 	drainTimeouts uint64
+}
+
+// of finds or makes a partition's counts.
+func (s *groupStats) of(at place) *partitionCounts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	counts := s.partitions[at]
+	if counts == nil {
+		counts = new(partitionCounts)
+		s.partitions[at] = counts
+	}
+	return counts
 }
 
 func (s *groupStats) take() bool {
@@ -131,6 +123,10 @@ func (c *claim) snapshot() PartitionStats {
 		Topic: c.topic, Partition: c.partition,
 		Committed: c.committer.committed(c.slot), Position: next,
 		End: c.end.Load(), Lag: -1, Prefetched: c.prefetched.Load(),
+		Commits:         c.slot.counts.commits.Load(),
+		CommitsFenced:   c.slot.counts.commitsFenced.Load(),
+		LateCompletions: c.slot.counts.late.Load(),
+		LastDrain:       time.Duration(c.slot.counts.lastDrain.Load()),
 	}
 	from := p.Committed
 	if from < 0 {

@@ -294,7 +294,7 @@ func TestStatsWhileReading(t *testing.T) {
 		if g.Member == "" || g.Generation == 0 || len(g.Partitions) != 1 {
 			t.Fatalf("stats: %+v", g)
 		}
-		if p := g.Partitions[0]; p.Topic != "orders" || p.Committed != 1 || p.End != 100 || p.Lag != 99 || p.Position < 1 || p.Prefetched <= 0 {
+		if p := g.Partitions[0]; p.Topic != "orders" || p.Commits != 1 || p.Committed != 1 || p.End != 100 || p.Lag != 99 || p.Position < 1 || p.Prefetched <= 0 {
 			t.Errorf("stats: %+v", p)
 		}
 		r.stop(t)

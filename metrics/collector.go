@@ -18,6 +18,7 @@ type collector struct {
 	circuit  circuitDescs
 	retry    retryDescs
 	pipeline pipelineDescs
+	consumer consumerDescs
 	all      []*prometheus.Desc
 }
 
@@ -39,6 +40,7 @@ func newCollector(cfg Config) *collector {
 	cfg.Groups = slices.Clone(cfg.Groups)
 	cfg.Retries = maps.Clone(cfg.Retries)
 	cfg.Pipelines = slices.Clone(cfg.Pipelines)
+	cfg.Consumers = maps.Clone(cfg.Consumers)
 	c := &collector{cfg: cfg}
 	desc := func(subsystem, name, help string, labels ...string) *prometheus.Desc {
 		d := prometheus.NewDesc(prometheus.BuildFQName(cfg.namespace(), subsystem, name), help, labels, nil)
@@ -69,6 +71,7 @@ func newCollector(cfg Config) *collector {
 		letters:  desc("pipeline", "letters_total", "Dead letters written.", "pipeline", "reason"),
 		troubles: desc("pipeline", "troubles", "Places where messages wait for something.", "pipeline"),
 	}
+	c.consumer = newConsumerDescs(desc)
 	return c
 }
 
@@ -102,6 +105,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	for _, p := range c.cfg.Pipelines {
 		c.pipeline.collect(out, p)
+	}
+	for name, consumer := range c.cfg.Consumers {
+		c.consumer.collect(out, name, consumer.Stats())
 	}
 }
 

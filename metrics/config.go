@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/pipeline"
 	"github.com/holdfast-io/holdfast/retry"
@@ -28,6 +29,12 @@ type Config struct {
 	Groups    []*breaker.Group          // With the circuits that they come to have.
 	Retries   map[string]*retry.Counter // By the name they are to have.
 	Pipelines []*pipeline.Pipeline
+	Consumers map[string]Consumer // By the name they are to have.
+}
+
+// Consumer is what Config wants of one. A *kafkax.Consumer is one.
+type Consumer interface {
+	Stats() holdfast.ConsumerStats
 }
 
 // Validate names every field that cannot be. Circuits must differ by name, and so must pipelines.
@@ -58,6 +65,11 @@ func (c Config) Validate() error {
 	for _, name := range slices.Sorted(maps.Keys(c.Retries)) {
 		if c.Retries[name] == nil {
 			errs = append(errs, fmt.Errorf("metrics: Config.Retries[%q] must be a counter, got nil", name))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Consumers)) {
+		if c.Consumers[name] == nil {
+			errs = append(errs, fmt.Errorf("metrics: Config.Consumers[%q] must be a consumer, got nil", name))
 		}
 	}
 	for i, p := range c.Pipelines {

@@ -1,4 +1,4 @@
-// Package metrics shows circuits, retries and pipelines to Prometheus. It reads their Stats when it is scraped and
+// Package metrics shows circuits, retries, pipelines and consumers to Prometheus. It reads their Stats when it is scraped and
 // keeps nothing of its own; it is the only package of Holdfast that imports client_golang.
 //
 // With the default namespace the names are:
@@ -20,6 +20,20 @@
 //	holdfast_pipeline_late_completions_total{pipeline}
 //	holdfast_pipeline_letters_total{pipeline,reason}
 //	holdfast_pipeline_troubles{pipeline}                         places where messages wait; 0 is healthy
+//	holdfast_consumer_generation{consumer,group}                 0 while not joined
+//	holdfast_consumer_generations_total{consumer,group}
+//	holdfast_consumer_commits_failed_total{consumer,group}       tried again
+//	holdfast_consumer_out_of_range_total{consumer,group}
+//	holdfast_consumer_passed_over_total{consumer,group}
+//	holdfast_consumer_last_drain_seconds{consumer,group}
+//	holdfast_consumer_drain_timeouts_total{consumer,group}
+//	holdfast_consumer_partition_lag{consumer,group,topic,partition}
+//	holdfast_consumer_partition_committed_offset{consumer,group,topic,partition}
+//	holdfast_consumer_partition_position_offset{consumer,group,topic,partition}
+//	holdfast_consumer_partition_prefetched_bytes{consumer,group,topic,partition}
+//	holdfast_consumer_partition_commits_total{consumer,group,topic,partition}
+//	holdfast_consumer_partition_commits_fenced_total{consumer,group,topic,partition}
+//	holdfast_consumer_partition_late_completions_total{consumer,group,topic,partition}
 //
 // No key, offset or error text is ever a label.
 package metrics

@@ -3,14 +3,18 @@ package metrics_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
+	"github.com/holdfast-io/holdfast/kafkax"
 	"github.com/holdfast-io/holdfast/metrics"
 	"github.com/holdfast-io/holdfast/pipeline"
 	"github.com/holdfast-io/holdfast/retry"
@@ -131,6 +135,62 @@ func TestNamesPassPromlint(t *testing.T) {
 	}
 }
 
+type consumerStats holdfast.ConsumerStats
+
+func (s consumerStats) Stats() holdfast.ConsumerStats { return holdfast.ConsumerStats(s) }
+
+var _ metrics.Consumer = (*kafkax.Consumer)(nil)
+
+func TestConsumers(t *testing.T) {
+	orders := consumerStats{Groups: []holdfast.GroupStats{{
+		Group: "orders", Generation: 3, Generations: 7, CommitsFailed: 2, OutOfRange: 1, PassedOver: 40, LastDrain: 1500 * time.Millisecond, DrainTimeouts: 4,
+		Partitions: []holdfast.PartitionStats{
+			{Topic: "orders", Partition: 0, Committed: 100, Position: 110, End: 130, Lag: 30, Prefetched: 512, Commits: 9, CommitsFenced: 6, LateCompletions: 5},
+			{Topic: "orders", Partition: 1, Committed: -1, Position: 8, End: -1, Lag: -1}, // Nothing is known yet.
+		},
+	}}}
+	reg := prometheus.NewPedanticRegistry()
+	if err := metrics.Register(reg, metrics.Config{Consumers: map[string]metrics.Consumer{"one": orders, "two": consumerStats{}}}); err != nil {
+		t.Fatal(err)
+	}
+	of := func(name, partition string) string {
+		return "holdfast_consumer_partition_" + name + `{consumer="one",group="orders",partition="` + partition + `",topic="orders"}`
+	}
+	group := func(name string) string { return "holdfast_consumer_" + name + `{consumer="one",group="orders"}` }
+	want := map[string]float64{
+		group("generation"): 3, group("generations_total"): 7, group("commits_failed_total"): 2, group("out_of_range_total"): 1,
+		group("passed_over_total"): 40, group("last_drain_seconds"): 1.5, group("drain_timeouts_total"): 4,
+		of("lag", "0"): 30, of("committed_offset", "0"): 100, of("position_offset", "0"): 110, of("prefetched_bytes", "0"): 512,
+		of("commits_total", "0"): 9, of("commits_fenced_total", "0"): 6, of("late_completions_total", "0"): 5,
+		of("position_offset", "1"): 8, of("prefetched_bytes", "1"): 0,
+		of("commits_total", "1"): 0, of("commits_fenced_total", "1"): 0, of("late_completions_total", "1"): 0,
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]float64)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+			}
+			got[f.GetName()+"{"+strings.Join(labels, ",")+"}"] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v\nwant %v", got, want)
+	}
+	problems, err := testutil.GatherAndLint(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
 func TestNamespace(t *testing.T) {
 	for namespace, want := range map[string]string{
 		"":                  "holdfast_circuit_breaker_state",
@@ -155,12 +215,13 @@ func TestRegisterRefusesNonsense(t *testing.T) {
 		Groups:    []*breaker.Group{nil},
 		Retries:   map[string]*retry.Counter{"r": nil},
 		Pipelines: []*pipeline.Pipeline{nil, idle(t, "orders"), idle(t, "orders")},
+		Consumers: map[string]metrics.Consumer{"c": nil},
 	})
 	if err == nil {
 		t.Fatal("accepted")
 	}
 	for _, want := range []string{
-		`"9 lives"`, "Circuits[1]", `two named "store"`, "Groups[0]", `Retries["r"]`, "Pipelines[0]", `two named "orders"`,
+		`"9 lives"`, "Circuits[1]", `two named "store"`, "Groups[0]", `Retries["r"]`, `Consumers["c"]`, "Pipelines[0]", `two named "orders"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q does not name %s", err, want)

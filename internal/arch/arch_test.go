@@ -58,7 +58,7 @@ func layers() map[string]layer {
 			modules: []string{"golang.org/x/time"},
 		},
 		"metrics": {
-			ours:    []string{"breaker", "retry", "dlq", "pipeline"},
+			ours:    []string{".", "breaker", "retry", "dlq", "pipeline"},
 			modules: []string{"github.com/prometheus/client_golang"},
 		},
 		"testkit": {
