@@ -8,10 +8,14 @@ import (
 	"github.com/holdfast-io/holdfast"
 )
 
-// What a Consumer's Stats are made of. They are the root package's, so that others can show them without knowing this one.
 type (
-	ConsumerStats  = holdfast.ConsumerStats
-	GroupStats     = holdfast.GroupStats
+	// ConsumerStats is the root package's, so that others can show it without knowing this one.
+	ConsumerStats = holdfast.ConsumerStats
+
+	// GroupStats is the root package's, too.
+	GroupStats = holdfast.GroupStats
+
+	// PartitionStats is the root package's, too.
 	PartitionStats = holdfast.PartitionStats
 )
 
