@@ -3,6 +3,7 @@ package kafkax
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 
 	"github.com/segmentio/kafka-go"
@@ -16,6 +17,8 @@ var (
 
 	// ErrBufferFull is returned when ProducerConfig.MaxBufferedBytes are taken, and callers are not to wait.
 	ErrBufferFull = errors.New("kafkax: producer's buffer is full")
+
+	errSpooled = errors.New("kept in the spool, after an attempt that may have written it")
 )
 
 // ProduceError says which messages of one Produce call were not acknowledged, and why. All others were.
@@ -44,6 +47,12 @@ type ProduceFailure struct {
 
 	// Hold says that nothing is wrong with the messages, but that the configuration refuses them: access denied.
 	Hold bool
+}
+
+// alone is the error of one message.
+func (f ProduceFailure) alone() error {
+	f.Indexes = []int{0}
+	return &ProduceError{Messages: 1, Failures: []ProduceFailure{f}}
 }
 
 // Error names the first failure and how many messages failed.
@@ -84,14 +93,18 @@ func (e *ProduceError) Indexes() []int {
 	return all
 }
 
-// Ambiguous says that at least one of the messages may have been written all the same.
+// Ambiguous says that at least one of the messages may have been written all the same, those aside that are in the spool.
 func (e *ProduceError) Ambiguous() bool {
-	return slices.ContainsFunc(e.Failures, func(f ProduceFailure) bool { return f.Ambiguous })
+	return slices.ContainsFunc(e.Failures, func(f ProduceFailure) bool { return f.Ambiguous && !f.Spooled })
 }
 
 // Permanent says that none of the messages will ever be accepted as it is.
 func (e *ProduceError) Permanent() bool {
 	return len(e.Failures) > 0 && !slices.ContainsFunc(e.Failures, func(f ProduceFailure) bool { return !f.Permanent })
+}
+
+func (e *ProduceError) anyPermanent() bool {
+	return slices.ContainsFunc(e.Failures, func(f ProduceFailure) bool { return f.Permanent })
 }
 
 // Hold says that the configuration refuses at least one of the messages, through no fault of theirs.
@@ -103,15 +116,15 @@ func (e *ProduceError) Hold() bool {
 type CloseError struct {
 	NotWritten int   // Messages that were given up, and are not written.
 	Ambiguous  int   // Messages that were given up, and may be written.
-	Spooled    int   // Messages that this Producer has put into the spool and not taken out of it.
+	Spool      bool  // There are messages left in the spool, or there may be: nobody has seen it empty.
 	Err        error // Why Close did not wait any longer. Nil when it did not have to.
 }
 
 // Error counts the messages.
 func (e *CloseError) Error() string {
 	text := fmt.Sprintf("kafkax: close producer: %d messages not written, %d perhaps", e.NotWritten, e.Ambiguous)
-	if e.Spooled > 0 {
-		text += fmt.Sprintf(", %d left in the spool", e.Spooled)
+	if e.Spool {
+		text += ", and more is left in the spool"
 	}
 	if e.Err != nil {
 		text += fmt.Sprintf(": %v", e.Err)
@@ -160,6 +173,9 @@ func (e *unsentError) Unwrap() error { return e.err }
 
 // isUnsent asks whether err came before anything was sent.
 func isUnsent(err error) bool {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		return true
+	}
 	_, ok := errors.AsType[*unsentError](err)
 	return ok || errors.Is(err, kafka.BrokerNotAvailable)
 }

@@ -32,8 +32,10 @@ type Producer struct {
 	routes     sync.Map      // By topic, *route.
 	links      sync.Map      // By address, *link.
 
-	closing atomic.Bool
-	work    sync.WaitGroup // Writers that run.
+	outbox  *outbox // Nil without a spool.
+	open    context.Context
+	close   context.CancelFunc
+	work    sync.WaitGroup // Writers that run, and who drains the spool.
 	serving sync.WaitGroup // What lives as long as the connections.
 
 	mu     sync.Mutex
@@ -52,6 +54,11 @@ func NewProducer(cluster Cluster, cfg ProducerConfig) (*Producer, error) {
 	}
 	p := &Producer{cfg: cfg, net: newNetwork(cluster.withDefaults(), cfg.Timeout), buffer: buffer{limit: cfg.MaxBufferedBytes}}
 	p.identities = identities{producer: p, turn: make(chan struct{}, 1)}
+	p.open, p.close = context.WithCancel(context.Background())
+	if cfg.Spool != nil {
+		p.outbox = newOutbox(p)
+		p.work.Go(func() { p.outbox.run(p.open) })
+	}
 	return p, nil
 }
 
@@ -65,29 +72,7 @@ func NewProducer(cluster Cluster, cfg ProducerConfig) (*Producer, error) {
 // free to be changed when Produce has returned.
 func (p *Producer) Produce(ctx context.Context, messages ...holdfast.Message) error {
 	c := newCall(messages)
-	runs := make(map[*writer][]entry)
-	var topic string
-	var known *topicLayout
-	var unknown *outcome
-	for i := range messages {
-		m := &messages[i]
-		if i == 0 || m.Topic != topic {
-			topic, unknown = m.Topic, nil
-			var err error
-			if known, err = p.layout(ctx, topic); err != nil {
-				unknown = failedAt(place{topic, -1}, err)
-			}
-		}
-		if unknown != nil {
-			c.settle(i, unknown)
-			continue
-		}
-		w := known.writers[p.choose(m.Key, known.ids)]
-		runs[w] = append(runs[w], entry{call: c, index: i, size: messageSize(m)})
-	}
-	for w, entries := range runs {
-		p.enqueue(ctx, w, messages, entries)
-	}
+	p.send(ctx, c, p.choose, false)
 	return c.wait(ctx)
 }
 
@@ -121,14 +106,51 @@ func (p *Producer) ProduceAsync(ctx context.Context, message holdfast.Message, d
 	}
 	known, err := p.layout(ctx, message.Topic)
 	if err != nil {
+		if p.spools(err) {
+			return p.strandAsync(ctx, message, done)
+		}
 		return fmt.Errorf("kafkax: produce to %s: %w", message.Topic, err)
 	}
-	w := known.writers[p.choose(message.Key, known.ids)]
+	w := known.writers[p.choose(&message, known.ids)]
 	e := entry{ctx: ctx, done: done, size: messageSize(&message)}
 	if err := p.take(ctx, w, []holdfast.Message{message}, []entry{e}); err != nil {
 		return fmt.Errorf("kafkax: produce %d bytes to %s/%d: %w", e.size, w.at.topic, w.at.partition, err)
 	}
 	return nil
+}
+
+// send partitions the messages of a call and hands them to their writers.
+func (p *Producer) send(ctx context.Context, c *call, choose func(m *holdfast.Message, ids []int) int, drained bool) {
+	var (
+		runs     = make(map[*writer][]entry)
+		stranded []int
+		last     string
+		known    *topicLayout
+		failed   error
+		why      *outcome
+	)
+	for i := range c.messages {
+		m := &c.messages[i]
+		if i == 0 || m.Topic != last {
+			last = m.Topic
+			if known, failed = p.layout(ctx, m.Topic); failed != nil {
+				why = failedAt(place{m.Topic, -1}, failed)
+			}
+		}
+		switch {
+		case failed == nil:
+			w := p.route(m.Topic).writer(choose(m, known.ids))
+			runs[w] = append(runs[w], entry{call: c, index: i, size: messageSize(m), drained: drained})
+		case !drained && p.spools(failed):
+			stranded = append(stranded, i)
+		default:
+			c.settle(i, why)
+		}
+	}
+	p.strand(ctx, c, stranded)
+	for w, entries := range runs {
+		p.enqueue(ctx, w, c.messages, entries)
+	}
 }
 
 // enqueue hands the messages of a call to their partition, as there is room for them.
@@ -175,12 +197,12 @@ func (p *Producer) layout(ctx context.Context, topic string) (*topicLayout, erro
 	return p.route(topic).layout(ctx)
 }
 
-// choose picks a partition for a key.
-func (p *Producer) choose(key []byte, ids []int) int {
-	if key == nil {
+// choose picks a partition by a message's key.
+func (p *Producer) choose(m *holdfast.Message, ids []int) int {
+	if m.Key == nil {
 		return ids[p.turn.Add(1)%uint64(len(ids))]
 	}
-	return kafka.Murmur2Balancer{Consistent: true}.Balance(kafka.Message{Key: key}, ids...)
+	return kafka.Murmur2Balancer{Consistent: true}.Balance(kafka.Message{Key: m.Key}, ids...)
 }
 
 // Partitions says how many partitions a topic has. A topic that does not exist is an error, which is
@@ -191,6 +213,20 @@ func (p *Producer) Partitions(ctx context.Context, topic string) (int, error) {
 		return 0, fmt.Errorf("kafkax: partitions of %s: %w", topic, err)
 	}
 	return len(l.ids), nil
+}
+
+// DescribeTopic says how many partitions a topic has, and its configuration by Kafka's names, as Admin.DescribeTopic
+// does. It asks once, without the circuit.
+func (p *Producer) DescribeTopic(ctx context.Context, topic string) (partitions int, config map[string]string, err error) {
+	ctx, end, err := p.begin(ctx)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer end()
+	if partitions, config, err = p.net.describeTopic(ctx, topic); err != nil {
+		return 0, nil, fmt.Errorf("kafkax: describe topic %s: %w", topic, err)
+	}
+	return partitions, config, nil
 }
 
 // IsOpen says whether the circuit rejects what is produced now.
@@ -221,7 +257,7 @@ func (p *Producer) Close(ctx context.Context) error {
 	if closed {
 		return nil
 	}
-	p.closing.Store(true)
+	p.close()
 	p.buffer.close()
 	for _, r := range p.routes.Range {
 		r.(*route).close()
@@ -243,7 +279,10 @@ func (p *Producer) Close(ctx context.Context) error {
 	<-idle // Without a network every attempt fails soon.
 	p.serving.Wait()
 	after := p.Stats()
-	left := &CloseError{NotWritten: int(after.NotWritten - before.NotWritten), Ambiguous: int(after.Ambiguous - before.Ambiguous), Err: cause}
+	left := &CloseError{
+		NotWritten: int(after.NotWritten - before.NotWritten), Ambiguous: int(after.Ambiguous - before.Ambiguous),
+		Spool: after.Spool, Err: cause,
+	}
 	if *left == (CloseError{}) {
 		return nil
 	}

@@ -23,6 +23,7 @@ type batch struct {
 	entries []entry
 	held    int // Of the buffer, in bytes.
 	codec   kafka.Compression
+	drained bool // It comes from the spool, so it does not go there.
 
 	answer    chan error // What the broker says to an attempt.
 	tried     bool       // At least one attempt has been made.
@@ -34,11 +35,13 @@ type entry struct {
 	call  *call // Of Produce; nil for ProduceAsync.
 	index int   // In the call.
 
-	ctx  context.Context // Of ProduceAsync. //nolint:containedctx // The message's, not the batch's.
+	ctx  context.Context // Of ProduceAsync.
 	done func(error)
 
 	size  int
 	asked bool // The partition was asked for, whatever the key.
+
+	drained bool // It comes from the spool.
 }
 
 // outcome is what became of messages that failed together. One is shared by all of them.
@@ -88,6 +91,7 @@ func (p *Producer) release(b *batch) {
 func (b *batch) add(m *holdfast.Message, e entry, now int64) {
 	b.Append(m, now)
 	b.entries = append(b.entries, e)
+	b.drained = e.drained
 	b.held += e.size + entrySize
 }
 
@@ -132,6 +136,13 @@ func (e *entry) settle(o *outcome) {
 		e.done(nil)
 	default:
 		e.done(&ProduceError{Messages: 1, Failures: []ProduceFailure{o.failure([]int{0}, e.size)}})
+	}
+}
+
+// tell settles every message.
+func (b *batch) tell(o *outcome) {
+	for i := range b.entries {
+		b.entries[i].settle(o)
 	}
 }
 

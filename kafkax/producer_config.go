@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -52,6 +53,15 @@ type ProducerConfig struct {
 
 	// Compression is none by default.
 	Compression kafka.Compression
+
+	// Spool takes the messages that meet an open circuit. They count as produced, and are written in their order when the
+	// circuit has closed, also those that an earlier process has left there. As long as the spool has a key, newer messages
+	// of that key go behind it. What goes through the spool is written at least once. Nil means none: messages that meet
+	// an open circuit fail with breaker.ErrCircuitOpen. The spool is this Producer's alone, and is not closed by it.
+	Spool Spool
+
+	// Logger is told when messages begin to go to the spool, and how draining it goes. Nil means slog.Default().
+	Logger *slog.Logger
 }
 
 // Validate reports all that is wrong with the configuration, in one error.
@@ -95,6 +105,7 @@ func (c ProducerConfig) withDefaults() (ProducerConfig, error) {
 	c.Timeout = cmp.Or(c.Timeout, defaultProduceTimeout)
 	c.BatchBytes = cmp.Or(c.BatchBytes, defaultBatchBytes)
 	c.MaxRequests = cmp.Or(c.MaxRequests, defaultMaxRequests)
+	c.Logger = cmp.Or(c.Logger, slog.Default())
 	c.MaxBufferedBytes = cmp.Or(c.MaxBufferedBytes, defaultMaxBuffered)
 	return c, nil
 }

@@ -34,7 +34,7 @@ type writer struct {
 }
 
 func newWriter(r *route, partition int) *writer {
-	return &writer{producer: r.producer, route: r, at: place{r.topic, partition}, closed: r.producer.closing.Load()}
+	return &writer{producer: r.producer, route: r, at: place{r.topic, partition}, closed: r.producer.open.Err() != nil}
 }
 
 // add puts messages into the queue: those that entries are of, by their index. It returns false when it is closed.
@@ -47,7 +47,7 @@ func (w *writer) add(messages []holdfast.Message, entries []entry) bool {
 	now := time.Now().UnixMilli()
 	for _, e := range entries {
 		n := len(w.queue)
-		if n == 0 || w.queue[n-1].Size()+e.size > w.producer.cfg.BatchBytes {
+		if n == 0 || w.queue[n-1].Size()+e.size > w.producer.cfg.BatchBytes || w.queue[n-1].drained != e.drained {
 			w.queue = append(w.queue, w.producer.newBatch(w.at))
 			n++
 		}
@@ -69,12 +69,9 @@ func (w *writer) close() {
 
 func (w *writer) run() {
 	for b := w.next(); b != nil; b = w.next() {
-		live := w.admit(b)
-		if live.Len() > 0 {
-			w.write(live)
-		}
-		if live != b {
-			w.producer.release(live)
+		b = w.divert(w.admit(b))
+		if b.Len() > 0 {
+			w.write(b)
 		}
 		w.producer.release(b)
 	}
@@ -108,7 +105,13 @@ func (w *writer) admit(b *batch) *batch {
 	if len(dropped) == 0 {
 		return b
 	}
-	return b.pick(func(i int) bool { return !dropped[i] })
+	return w.without(b, dropped)
+}
+
+// without is the batch without some of its messages.
+func (w *writer) without(b *batch, left map[int]bool) *batch {
+	defer w.producer.release(b)
+	return b.pick(func(i int) bool { return !left[i] })
 }
 
 // write writes a batch and tells its callers. A batch that is refused for what is in it is halved until those at fault
@@ -118,6 +121,10 @@ func (w *writer) write(b *batch) {
 	switch {
 	case err == nil:
 		w.settle(b, nil)
+	case w.producer.spools(err) && !b.drained:
+		w.spool(b)
+	case w.producer.spools(err): // What is behind it is not barred, it goes to the spool.
+		w.settle(b, &outcome{at: w.at, err: err, ambiguous: b.uncertain})
 	case b.uncertain:
 		w.fail(b, &outcome{at: w.at, err: err, ambiguous: true, hold: holdfast.IsHold(err)})
 	case !holdfast.IsPermanent(err):
@@ -153,10 +160,8 @@ func (w *writer) putBack(batches ...*batch) {
 }
 
 func (w *writer) settle(b *batch, o *outcome) {
-	w.producer.counts.note(len(b.entries), o)
-	for i := range b.entries {
-		b.entries[i].settle(o)
-	}
+	w.producer.counts.note(b.Len(), o)
+	b.tell(o)
 }
 
 // deliver tries until a batch is acknowledged or there is no point in going on.

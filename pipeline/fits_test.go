@@ -13,6 +13,8 @@ var (
 	_ pipeline.Source      = (*dlq.Source)(nil)
 	_ pipeline.DeadLetters = (*dlq.Topic)(nil)
 	_ pipeline.Sink[int]   = (*clickhousex.Inserter[int])(nil)
+	_ pipeline.Sink[int]   = (*kafkax.TopicSink[int])(nil)
+	_ kafkax.Spool         = (*dlq.Spool)(nil)
 	_ dlq.Producer         = (*kafkax.Producer)(nil)
 	_ dlq.Claims           = (*kafkax.Consumer)(nil)
 )

@@ -1,0 +1,411 @@
+package kafkax_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/kafkax"
+	"github.com/holdfast-io/holdfast/retry"
+	"github.com/holdfast-io/holdfast/testkit"
+)
+
+// fate is what a producer has said of a message.
+type fate int
+
+const (
+	unsettled fate = iota
+	acknowledged
+	refused // Not written.
+	unknown
+)
+
+// fates notes what becomes of messages, which are numbered; a message's value is its number.
+type fates struct {
+	t *testing.T
+
+	mu    sync.Mutex
+	all   []fate
+	order map[string][]int // By key, as they were settled with success.
+}
+
+func (f *fates) message(topic, key string) (int, holdfast.Message) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	id := len(f.all)
+	f.all = append(f.all, unsettled)
+	return id, holdfast.Message{Topic: topic, Key: []byte(key), Value: strconv.AppendInt(nil, int64(id), 10)}
+}
+
+func (f *fates) settle(id int, key string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.all[id] != unsettled {
+		f.t.Errorf("message %d is settled twice", id)
+	}
+	switch {
+	case err == nil:
+		f.all[id] = acknowledged
+		f.order[key] = append(f.order[key], id)
+	case holdfast.IsAmbiguous(err):
+		f.all[id] = unknown
+	default:
+		f.all[id] = refused
+	}
+}
+
+// check compares what was said with what is in the topic: what was acknowledged is there exactly once and in order of
+// its key, what was refused is not, and what is unknown is there once at most.
+func (f *fates) check(messages []holdfast.Message) {
+	f.t.Helper()
+	times := make(map[int]int)
+	order := make(map[string][]int)
+	for _, m := range messages {
+		id, err := strconv.Atoi(string(m.Value))
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		times[id]++
+		if f.all[id] == acknowledged {
+			order[string(m.Key)] = append(order[string(m.Key)], id)
+		}
+	}
+	for id, fate := range f.all {
+		n := times[id]
+		switch {
+		case fate == unsettled:
+			f.t.Errorf("message %d: nothing was said of it", id)
+		case fate == acknowledged && n != 1, fate == refused && n != 0, fate == unknown && n > 1:
+			f.t.Errorf("message %d: fate %d, and it is there %d times", id, fate, n)
+		}
+	}
+	for key, ids := range order {
+		for i := 1; i < len(ids); i++ {
+			if ids[i] < ids[i-1] {
+				f.t.Errorf("key %s: message %d lies behind %d", key, ids[i-1], ids[i])
+			}
+		}
+	}
+}
+
+func (f *fates) count(want fate) (n int) {
+	for _, got := range f.all {
+		if got == want {
+			n++
+		}
+	}
+	return n
+}
+
+// TestProduceProof produces among random faults, over many seeds, and checks every message.
+func TestProduceProof(t *testing.T) {
+	seeds := 25
+	if testing.Short() {
+		seeds = 5
+	}
+	total := make(map[fate]int)
+	for seed := range uint64(seeds) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			luck := rand.New(rand.NewPCG(seed, 0))
+			cfg := kafkax.ProducerConfig{Retry: retry.Policy{Attempts: 1 + luck.IntN(5)}, BatchBytes: 200 << luck.IntN(8), Timeout: time.Second}
+			kcfg := testkit.KafkaConfig{Topics: map[string]int{"orders": 3}, Brokers: 3}
+			withProducer(t, kcfg, cfg, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+				f := &fates{t: t, order: make(map[string][]int)}
+				for range 60 {
+					misfortune(t, luck, server)
+					for range luck.IntN(30) {
+						key := fmt.Sprint(luck.IntN(6))
+						id, m := f.message("orders", key)
+						ctx, cancel := context.WithTimeout(t.Context(), time.Duration(luck.IntN(20_000))*time.Millisecond)
+						err := p.ProduceAsync(ctx, m, func(err error) {
+							cancel()
+							f.settle(id, key, err)
+						})
+						if err != nil {
+							cancel()
+							f.settle(id, key, err)
+						}
+					}
+					if luck.IntN(3) == 0 {
+						time.Sleep(time.Duration(luck.IntN(3000)) * time.Millisecond)
+					}
+				}
+				if err := server.Start(); err != nil {
+					t.Fatal(err)
+				}
+				var left *kafkax.CloseError
+				if err := p.Close(t.Context()); err != nil && (!errors.As(err, &left) || left.Err != nil) {
+					t.Error(err)
+				}
+				if n := p.Stats().Buffered; n != 0 {
+					t.Errorf("%d bytes are still buffered", n)
+				}
+				messages, err := server.Messages(t.Context(), "orders")
+				if err != nil {
+					t.Fatal(err)
+				}
+				f.check(messages)
+				for _, what := range []fate{acknowledged, refused, unknown} {
+					total[what] += f.count(what)
+				}
+			})
+		})
+	}
+	if total[acknowledged] == 0 || total[refused] == 0 || total[unknown] == 0 {
+		t.Errorf("the faults do not bring about every fate: %v", total)
+	}
+	t.Logf("acknowledged %d, refused %d, unknown %d", total[acknowledged], total[refused], total[unknown])
+}
+
+func misfortune(t *testing.T, luck *rand.Rand, server *testkit.KafkaServer) {
+	t.Helper()
+	fault := testkit.Fault{API: testkit.APIProduce, Nth: 1 + luck.IntN(3), Times: 1 + luck.IntN(2)}
+	codes := []kafka.Error{
+		kafka.NotEnoughReplicas, kafka.NotEnoughReplicasAfterAppend, kafka.RequestTimedOut, kafka.NotLeaderForPartition,
+		kafka.OutOfOrderSequenceNumber, kafka.UnknownProducerId, kafka.InvalidProducerEpoch,
+	}
+	switch luck.IntN(12) {
+	case 0, 1:
+		fault.LoseAck = true
+		server.Inject(fault)
+	case 2:
+		fault.Cut = true
+		server.Inject(fault)
+	case 3:
+		fault.Code = int16(codes[luck.IntN(len(codes))])
+		server.Inject(fault)
+	case 4:
+		fault.Hang = true
+		remove := server.Inject(fault)
+		time.AfterFunc(time.Duration(luck.IntN(2500))*time.Millisecond, remove)
+	case 5:
+		if err := server.MoveLeader("orders", luck.IntN(3), luck.IntN(3)); err != nil {
+			t.Error(err)
+		}
+	case 6:
+		if luck.IntN(4) == 0 {
+			server.Stop()
+			time.Sleep(time.Duration(luck.IntN(3000)) * time.Millisecond)
+			if err := server.Start(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// TestProduceIdentity has every way in which a producer's place in the sequence is lost.
+func TestProduceIdentity(t *testing.T) {
+	for name, code := range map[string]kafka.Error{
+		"out of order": kafka.OutOfOrderSequenceNumber, "unknown": kafka.UnknownProducerId, "epoch": kafka.InvalidProducerEpoch,
+		"a duplicate of what was never sent": kafka.DuplicateSequenceNumber,
+	} {
+		t.Run(name, func(t *testing.T) {
+			withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, kafkax.ProducerConfig{}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+				if err := p.Produce(t.Context(), message("orders", "a")); err != nil {
+					t.Fatal(err)
+				}
+				// Nothing is uncertain, so it is written by somebody else.
+				server.Inject(testkit.Fault{API: testkit.APIProduce, Code: int16(code)})
+				if err := p.Produce(t.Context(), message("orders", "b")); err != nil {
+					t.Errorf("%v", err)
+				}
+				if n := p.Stats().Identities; n != 2 {
+					t.Errorf("%d identities, want 2", n)
+				}
+				// The answer is lost, and then the broker no longer knows: nobody can tell.
+				server.Inject(testkit.Fault{API: testkit.APIProduce, LoseAck: true})
+				server.Inject(testkit.Fault{API: testkit.APIProduce, Nth: 2, Code: int16(code)})
+				err := p.Produce(t.Context(), message("orders", "c"))
+				if code == kafka.DuplicateSequenceNumber { // It knows.
+					if err != nil {
+						t.Error(err)
+					}
+				} else if failed := failure(t, err); !failed.Ambiguous() || p.Stats().Identities != 2 {
+					t.Errorf("%v, %d identities", failed, p.Stats().Identities)
+				}
+				if err := p.Produce(t.Context(), message("orders", "d")); err != nil {
+					t.Error(err)
+				}
+				if got := fmt.Sprint(values(t, server, "orders")[0]); got != "[a b c d]" {
+					t.Errorf("written: %s", got)
+				}
+			})
+		})
+	}
+}
+
+// TestProduceDenied may not write idempotently.
+func TestProduceDenied(t *testing.T) {
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, kafkax.ProducerConfig{}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		remove := server.Inject(testkit.Fault{API: testkit.APIInitProducerID, Code: int16(kafka.ClusterAuthorizationFailed), Times: -1})
+		failed := failure(t, p.Produce(t.Context(), message("orders", "a")))
+		if !failed.Hold() || failed.Ambiguous() || failed.Permanent() {
+			t.Errorf("got %+v", failed.Failures)
+		}
+		remove()
+		if err := p.Produce(t.Context(), message("orders", "b")); err != nil {
+			t.Error(err)
+		}
+	})
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, kafkax.ProducerConfig{DisableIdempotence: true}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		for range 2 {
+			if err := p.Produce(t.Context(), message("orders", "a"), message("orders", "b")); err != nil {
+				t.Error(err)
+			}
+		}
+		if n := server.Requests(testkit.APIInitProducerID); n != 0 || len(values(t, server, "orders")[0]) != 4 {
+			t.Errorf("%d producer ids asked for, written %v", n, values(t, server, "orders"))
+		}
+	})
+}
+
+// TestProduceAsync has callbacks in order, and messages that wait behind one that fails.
+func TestProduceAsync(t *testing.T) {
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, kafkax.ProducerConfig{Retry: retry.Policy{Attempts: -1}}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		var mu sync.Mutex
+		var said []string
+		put := func(ctx context.Context, value string) {
+			t.Helper()
+			bytes := []byte(value)
+			if err := p.ProduceAsync(ctx, holdfast.Message{Topic: "orders", Value: bytes}, func(err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case err == nil:
+					said = append(said, value)
+				case holdfast.IsAmbiguous(err):
+					said = append(said, value+"?")
+				default:
+					said = append(said, value+"-")
+				}
+			}); err != nil {
+				t.Error(err)
+			}
+			clear(bytes) // They are ours again.
+		}
+		put(t.Context(), "a")
+		synctest.Wait()
+		remove := server.Inject(testkit.Fault{API: testkit.APIProduce, Hang: true})
+		put(t.Context(), "b")
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		put(ctx, "c")
+		put(t.Context(), "d")
+		cancel()
+		remove()
+		synctest.Wait()
+		server.Inject(testkit.Fault{API: testkit.APIProduce, LoseAck: true})
+		remove = server.Inject(testkit.Fault{API: testkit.APIProduce, Hang: true, Nth: 2})
+		put(t.Context(), "e")
+		synctest.Wait()
+		remove()
+		put(t.Context(), "f")
+		synctest.Wait()
+		if got := fmt.Sprint(said); got != "[a b c- d e? f]" {
+			t.Errorf("said: %s", got)
+		}
+		if got := fmt.Sprint(values(t, server, "orders")[0]); got != "[a b d e f]" {
+			t.Errorf("written: %s", got)
+		}
+		if err := p.ProduceAsync(t.Context(), message("nowhere", "g"), func(error) { t.Error("called") }); !errors.Is(err, kafka.UnknownTopicOrPartition) {
+			t.Errorf("an unknown topic: %v", err)
+		}
+		if err := p.ProduceAsync(t.Context(), message("orders", "g"), nil); err == nil {
+			t.Error("no function is no error")
+		}
+	})
+}
+
+// TestProducerBuffer fills the buffer while the broker hangs.
+func TestProducerBuffer(t *testing.T) {
+	for _, fail := range []bool{false, true} {
+		cfg := kafkax.ProducerConfig{MaxBufferedBytes: 10_000, FailWhenFull: fail}
+		withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, cfg, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+			if err := p.Produce(t.Context(), message("orders", "first")); err != nil {
+				t.Fatal(err)
+			}
+			remove := server.Inject(testkit.Fault{API: testkit.APIProduce, Hang: true})
+			var written sync.WaitGroup
+			full := 0
+			var err error
+			for err == nil {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel() // Not before: what waits for a caller who has gone is let go.
+				written.Add(1)
+				if err = p.ProduceAsync(ctx, holdfast.Message{Topic: "orders", Value: make([]byte, 1000)}, func(error) { written.Done() }); err != nil {
+					written.Done()
+				}
+				full++
+			}
+			want := context.DeadlineExceeded
+			if fail {
+				want = kafkax.ErrBufferFull
+			}
+			if !errors.Is(err, want) || full < 8 || full > 11 || p.Stats().Buffered > 10_000 {
+				t.Errorf("%v after %d messages, %d bytes", err, full, p.Stats().Buffered)
+			}
+			failed := p.Produce(t.Context(), holdfast.Message{Topic: "orders", Value: make([]byte, 10_000)})
+			if !holdfast.IsPermanent(failed) || !errors.Is(failed, kafka.MessageSizeTooLarge) {
+				t.Errorf("a message larger than the buffer: %v", failed)
+			}
+			remove()
+			if !fail { // One that waits gets in.
+				if err := p.Produce(t.Context(), holdfast.Message{Topic: "orders", Value: make([]byte, 9000)}); err != nil {
+					t.Error(err)
+				}
+			}
+			written.Wait()
+			synctest.Wait()
+			if n := p.Stats().Buffered; n != 0 {
+				t.Errorf("%d bytes are left", n)
+			}
+		})
+	}
+}
+
+// TestThousandProducers has many in one process.
+func TestThousandProducers(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 3}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		const producers, each = 1000, 5
+		server.Inject(testkit.Fault{API: testkit.APIProduce, Nth: 2000, Times: 50, LoseAck: true})
+		var all sync.WaitGroup
+		for i := range producers {
+			all.Go(func() {
+				p, err := kafkax.NewProducer(cluster, kafkax.ProducerConfig{})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for n := range each {
+					if err := p.Produce(t.Context(), holdfast.Message{Topic: "orders", Key: fmt.Append(nil, i), Value: fmt.Appendf(nil, "%d/%d", i, n)}); err != nil {
+						t.Error(err)
+					}
+				}
+				if err := p.Close(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		messages, err := server.Messages(t.Context(), "orders")
+		if err != nil || len(messages) != producers*each {
+			t.Errorf("%d messages, want %d: %v", len(messages), producers*each, err)
+		}
+		next := make(map[string]int)
+		for _, m := range messages {
+			if want := fmt.Sprintf("%s/%d", m.Key, next[string(m.Key)]); string(m.Value) != want {
+				t.Errorf("got %s, want %s", m.Value, want)
+			}
+			next[string(m.Key)]++
+		}
+	})
+}

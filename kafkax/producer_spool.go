@@ -1,0 +1,241 @@
+package kafkax
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/breaker"
+)
+
+// Spool keeps messages on local disk while Kafka is away. *dlq.Spool is one. A message's Partition is the one that was
+// asked for, or -1 where its key decides.
+type Spool interface {
+	// Append returns nil once the messages are durable, in their order. Otherwise none of them is, unless the error is
+	// holdfast.Ambiguous.
+	Append(ctx context.Context, messages ...holdfast.Message) error
+
+	// Holds says whether there is a message that m must go behind: one of its topic with the same key, or for the
+	// partition that m asks for. It is true without a gap from when Append has returned until Drain has removed it.
+	Holds(m *holdfast.Message) bool
+
+	// Drain gives send all that is there, oldest first, and removes what was sent. With a *holdfast.BatchError from send
+	// the items that it names stay, and so do later ones that must not overtake them; with any other error all do. It
+	// returns nil when nothing is left.
+	Drain(ctx context.Context, send func(context.Context, []holdfast.Message) error) error
+}
+
+// outbox is a Producer's use of its spool.
+type outbox struct {
+	producer *Producer
+	spool    Spool
+	kick     chan struct{} // Something was put in.
+	filled   atomic.Bool   // There may be something in the spool.
+
+	mu      sync.Mutex
+	changes uint64 // Counts the begin and the end of each Append.
+	writing int    // Appends in progress.
+}
+
+func newOutbox(p *Producer) *outbox {
+	o := &outbox{producer: p, spool: p.cfg.Spool, kick: make(chan struct{}, 1)}
+	o.filled.Store(true) // Perhaps by an earlier process.
+	return o
+}
+
+// keep puts messages into the spool. What has been taken is kept, whether its caller waits or not.
+func (o *outbox) keep(ctx context.Context, messages []holdfast.Message) error {
+	ctx = context.WithoutCancel(ctx)
+	o.change(1)
+	defer o.change(-1)
+	if !o.filled.Swap(true) {
+		o.producer.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "circuit open, messages go to the spool")
+	}
+	if err := o.spool.Append(ctx, messages...); err != nil {
+		return fmt.Errorf("kafkax: spool: %w", err)
+	}
+	o.producer.counts.spooled.Add(uint64(len(messages)))
+	select {
+	case o.kick <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+func (o *outbox) change(writing int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.changes++
+	o.writing += writing
+}
+
+// holds says whether a message must go behind what is in the spool.
+func (o *outbox) holds(m *holdfast.Message) bool { return o.filled.Load() && o.spool.Holds(m) }
+
+// run drains the spool whenever the circuit lets it, until waiting ends.
+func (o *outbox) run(waiting context.Context) {
+	var t trouble
+	log := o.producer.cfg.Logger
+	for o.producer.WaitUntilReady(waiting) == nil {
+		err := o.drain(o.producer.net.life) //nolint:contextcheck // What is on its way when waiting ends is still written.
+		if waiting.Err() != nil {
+			return
+		}
+		if err != nil {
+			if t.failed() && !errors.Is(err, breaker.ErrCircuitOpen) { // That has been said.
+				log.LogAttrs(waiting, slog.LevelWarn, "spool not drained, trying again", slog.Any("err", err))
+			}
+			if !t.wait(waiting) {
+				return
+			}
+			continue
+		}
+		t.over()
+		select {
+		case <-o.kick:
+		case <-waiting.Done():
+			return
+		}
+	}
+}
+
+func (o *outbox) drain(ctx context.Context) error {
+	o.mu.Lock()
+	before := o.changes
+	o.mu.Unlock()
+	if err := o.spool.Drain(ctx, o.send); err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.changes == before && o.writing == 0 && o.filled.Swap(false) {
+		o.producer.cfg.Logger.LogAttrs(ctx, slog.LevelInfo, "spool is empty")
+	}
+	return nil
+}
+
+// send writes messages of the spool.
+func (o *outbox) send(ctx context.Context, messages []holdfast.Message) error {
+	p := o.producer
+	if p.open.Err() != nil {
+		return ErrProducerClosed // What has not begun stays where it is.
+	}
+	c := newCall(messages)
+	p.send(ctx, c, func(m *holdfast.Message, ids []int) int {
+		if m.Partition >= 0 {
+			return m.Partition
+		}
+		return p.choose(m, ids)
+	}, true)
+	err := c.wait(ctx)
+	failed, ok := errors.AsType[*ProduceError](err)
+	if !ok {
+		p.counts.drained.Add(uint64(len(messages)))
+		return err
+	}
+	refused := &holdfast.BatchError{Items: make(map[int]error)}
+	for _, f := range failed.Failures {
+		for _, i := range f.Indexes {
+			refused.Items[i] = f.alone()
+		}
+	}
+	p.counts.drained.Add(uint64(len(messages) - len(refused.Items)))
+	return refused
+}
+
+// strand puts messages of a call into the spool for which there is no way to find out their partitions.
+func (p *Producer) strand(ctx context.Context, c *call, indexes []int) {
+	if len(indexes) == 0 {
+		return
+	}
+	messages := make([]holdfast.Message, len(indexes))
+	for n, i := range indexes {
+		messages[n] = c.messages[i]
+		messages[n].Partition = -1
+	}
+	var o *outcome
+	if err := p.outbox.keep(ctx, messages); err != nil {
+		o = &outcome{at: place{messages[0].Topic, -1}, err: err, ambiguous: holdfast.IsAmbiguous(err)}
+		p.counts.note(len(indexes), o)
+	}
+	for _, i := range indexes {
+		c.settle(i, o)
+	}
+}
+
+// strandAsync is strand for a message of ProduceAsync.
+func (p *Producer) strandAsync(ctx context.Context, m holdfast.Message, done func(error)) error {
+	_, end, err := p.begin(ctx)
+	if err != nil {
+		return err
+	}
+	m.Partition = -1
+	if err := p.outbox.keep(ctx, []holdfast.Message{m}); err != nil {
+		end()
+		return err
+	}
+	go func() {
+		defer end()
+		done(nil)
+	}()
+	return nil
+}
+
+// divert puts into the spool what must go behind what is there, and returns the rest of the batch.
+func (w *writer) divert(b *batch) *batch {
+	o := w.producer.outbox
+	if o == nil || b.drained || !o.filled.Load() {
+		return b
+	}
+	behind := make(map[int]bool)
+	for i, m := range b.spoolable() {
+		if o.holds(&m) {
+			behind[i] = true
+		}
+	}
+	if len(behind) == 0 {
+		return b
+	}
+	later := b.pick(func(i int) bool { return behind[i] })
+	w.spool(later)
+	w.producer.release(later)
+	return w.without(b, behind)
+}
+
+// spool puts a batch into the spool and tells its callers.
+func (w *writer) spool(b *batch) {
+	err := w.producer.outbox.keep(w.producer.net.life, b.spoolable())
+	switch {
+	case err != nil:
+		w.settle(b, &outcome{at: w.at, err: err, ambiguous: b.uncertain || holdfast.IsAmbiguous(err)})
+	case b.uncertain:
+		b.tell(&outcome{at: w.at, err: errSpooled, ambiguous: true, spooled: true})
+	default:
+		b.tell(nil)
+	}
+}
+
+// spoolable is a batch's messages as a Spool wants them.
+func (b *batch) spoolable() []holdfast.Message {
+	messages := b.Messages()
+	for i := range messages {
+		m := &messages[i]
+		m.Topic, m.Partition, m.Offset = b.at.topic, -1, 0
+		if b.entries[i].asked {
+			m.Partition = b.at.partition
+		}
+	}
+	return messages
+}
+
+// spools says whether what failed with err goes to the spool: it has met an open circuit, or opened it.
+func (p *Producer) spools(err error) bool {
+	if p.outbox == nil {
+		return false
+	}
+	return errors.Is(err, breaker.ErrCircuitOpen) || p.IsOpen() && !holdfast.IsPermanent(err) && !holdfast.IsHold(err)
+}
