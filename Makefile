@@ -19,9 +19,9 @@ SEED     ?= 1
 BROKERS ?= 1
 
 # What takes too long for every change. More goes here, one target a word.
-NIGHTLY := race fuzz cover bench-breaker spool-kills redrive-kills test-real-cluster
+NIGHTLY := race fuzz cover bench-breaker bench-consumer spool-kills redrive-kills test-real-cluster
 
-.PHONY: help build test race lint fmt tidy diff fuzz sim cover bench-breaker bench-insert quickstart \
+.PHONY: help build test race lint fmt tidy diff fuzz sim cover bench-breaker bench-consumer bench-insert quickstart \
 	spool-kills redrive-kills servers-up servers-down test-real fuzz-real test-real-cluster check nightly
 
 help: ## Show this list
@@ -66,6 +66,9 @@ cover: ## Say how much of the library the tests run, line by line in coverage.ht
 
 bench-breaker: ## Compare the breaker with others', and print the ratios
 	@cd bench && go run ./breaker
+
+bench-consumer: ## Compare the consumer with others, and print the ratios (3 minutes)
+	@cd bench && go run ./consumer
 
 bench-insert: ## Compare inserting with the driver's own ways, on servers-up's ClickHouse, and print the ratios
 	@[[ -n $${HOLDFAST_CLICKHOUSE:-} ]] || eval "$$(scripts/servers status | grep ^export)"; \

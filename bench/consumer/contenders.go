@@ -46,6 +46,40 @@ func contend(name string, brokers []string, topic, group string, messages int) e
 	return s.Print()
 }
 
+// progress counts messages, and measures from the end of the warm-up to the last one.
+type progress struct {
+	messages int
+	seen     atomic.Int64
+	meter    compare.Meter
+	sample   compare.Sample
+	done     chan struct{} // Closed when all are seen.
+}
+
+func newProgress(messages int) *progress {
+	return &progress{messages: messages, done: make(chan struct{})}
+}
+
+// add counts n messages more.
+func (p *progress) add(n int) {
+	seen := p.seen.Add(int64(n))
+	before, all := seen-int64(n), int64(warmUp+p.messages)
+	if before < warmUp && seen >= warmUp {
+		p.meter = compare.Start()
+	}
+	if seen == all {
+		p.sample = p.meter.Stop(p.messages)
+		close(p.done)
+	}
+}
+
+// closed returns the sample with the time that closing takes.
+func (p *progress) closed(stop func() error) (compare.Sample, error) {
+	began := time.Now()
+	err := stop()
+	p.sample.Close = time.Since(began)
+	return p.sample, err
+}
+
 // ours is Holdfast's consumer, with its own Fetch and CRC checked.
 func ours(ctx context.Context, brokers []string, topic, group string, messages int) (compare.Sample, error) {
 	c, err := kafkax.NewConsumer(kafkax.Cluster{Brokers: brokers}, kafkax.ConsumerConfig{
@@ -56,16 +90,10 @@ func ours(ctx context.Context, brokers []string, topic, group string, messages i
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	var (
-		first sync.Once
-		meter compare.Meter
-		seen  atomic.Int64
-		all   = make(chan struct{})
-	)
+	p := newProgress(messages)
 	done := make(chan error, 1)
 	go func() {
 		done <- c.Consume(ctx, func(ctx context.Context, claim holdfast.Claim) error {
-			first.Do(func() { meter = compare.Start() })
 			for {
 				fetched, err := claim.Fetch(ctx)
 				if err != nil {
@@ -75,25 +103,21 @@ func ours(ctx context.Context, brokers []string, topic, group string, messages i
 					handle(fetched[i].Value)
 				}
 				claim.Commit(fetched[len(fetched)-1].Offset + 1)
-				if seen.Add(int64(len(fetched))) == int64(messages) {
-					close(all)
-				}
+				p.add(len(fetched))
 			}
 		})
 	}()
 	select {
-	case <-all:
+	case <-p.done:
 	case err := <-done:
 		return compare.Sample{}, errors.Join(errors.New("ended early"), err)
 	case <-ctx.Done():
 		return compare.Sample{}, ctx.Err()
 	}
-	s := meter.Stop(messages)
-	began := time.Now()
-	stop()
-	err = <-done
-	s.Close = time.Since(began)
-	return s, err
+	return p.closed(func() error {
+		stop()
+		return <-done
+	})
 }
 
 // handle is the handler of all contenders.
@@ -106,21 +130,16 @@ func handle(value []byte) {
 // reader is a kafka.Reader in a group that commits every 10,000 messages.
 func reader(ctx context.Context, cfg kafka.ReaderConfig, messages int) (compare.Sample, error) {
 	r := kafka.NewReader(cfg)
-	first, err := r.FetchMessage(ctx)
-	if err != nil {
-		return compare.Sample{}, err
-	}
-	meter := compare.Start()
-	handle(first.Value)
-	last := map[int]kafka.Message{first.Partition: first}
-	for i := 1; i < messages; i++ {
+	p := newProgress(messages)
+	last := make(map[int]kafka.Message)
+	for i := 1; i <= warmUp+messages; i++ {
 		m, err := r.FetchMessage(ctx)
 		if err != nil {
 			return compare.Sample{}, err
 		}
 		handle(m.Value)
 		last[m.Partition] = m
-		if i%10_000 == 0 || i == messages-1 {
+		if i%10_000 == 0 || i == warmUp+messages {
 			for _, m := range last {
 				if err := r.CommitMessages(ctx, m); err != nil {
 					return compare.Sample{}, err
@@ -128,27 +147,24 @@ func reader(ctx context.Context, cfg kafka.ReaderConfig, messages int) (compare.
 			}
 			clear(last)
 		}
+		p.add(1)
 	}
-	s := meter.Stop(messages)
-	began := time.Now()
-	err = r.Close()
-	s.Close = time.Since(began)
-	return s, err
+	return p.closed(r.Close)
 }
 
 // raw is Conn.ReadBatch, a connection and a goroutine for each partition, without a group.
 func raw(ctx context.Context, brokers []string, topic string, messages int) (compare.Sample, error) {
-	meter := compare.Start()
+	p := newProgress(messages)
 	errs := make([]error, partitions)
 	var readers sync.WaitGroup
-	for p := range partitions {
-		readers.Go(func() { errs[p] = readPartition(ctx, brokers[0], topic, p, messages/partitions) })
+	for i := range partitions {
+		readers.Go(func() { errs[i] = readPartition(ctx, brokers[0], topic, i, p) })
 	}
 	readers.Wait()
-	return meter.Stop(messages), errors.Join(errs...)
+	return p.sample, errors.Join(errs...)
 }
 
-func readPartition(ctx context.Context, broker, topic string, partition, messages int) error {
+func readPartition(ctx context.Context, broker, topic string, partition int, p *progress) error {
 	conn, err := kafka.DialLeader(ctx, "tcp", broker, topic, partition)
 	if err != nil {
 		return err
@@ -157,8 +173,9 @@ func readPartition(ctx context.Context, broker, topic string, partition, message
 	if _, err := conn.Seek(0, kafka.SeekStart); err != nil {
 		return err
 	}
-	for seen := 0; seen < messages; {
+	for left := (warmUp + p.messages) / partitions; left > 0; {
 		batch := conn.ReadBatchWith(kafka.ReadBatchConfig{MinBytes: 1, MaxBytes: 1 << 20, MaxWait: time.Second})
+		seen := 0
 		for {
 			m, err := batch.ReadMessage()
 			if errors.Is(err, io.EOF) {
@@ -173,42 +190,40 @@ func readPartition(ctx context.Context, broker, topic string, partition, message
 		if err := batch.Close(); err != nil {
 			return err
 		}
+		left -= seen
+		p.add(seen)
 	}
 	return nil
 }
 
 // franz is a franz-go group consumer that commits what it has marked every 5 s, its default.
 func franz(ctx context.Context, brokers []string, topic, group string, messages int) (compare.Sample, error) {
-	var meter compare.Meter
-	joined := make(chan struct{})
 	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.AutoCommitMarks(), kgo.FetchMaxPartitionBytes(1<<20),
-		kgo.OnPartitionsAssigned(func(context.Context, *kgo.Client, map[string][]int32) {
-			meter = compare.Start()
-			close(joined)
-		}))
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.AutoCommitMarks(), kgo.FetchMaxPartitionBytes(1<<20))
 	if err != nil {
 		return compare.Sample{}, err
 	}
-	<-joined
-	for seen := 0; seen < messages; {
+	p := newProgress(messages)
+	for seen := 0; seen < warmUp+messages; {
 		fetches := client.PollFetches(ctx)
 		if err := fetches.Err(); err != nil {
 			return compare.Sample{}, err
 		}
+		polled := 0
 		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
 			for _, r := range p.Records {
 				handle(r.Value)
 			}
-			seen += len(p.Records)
+			polled += len(p.Records)
 			if n := len(p.Records); n > 0 {
 				client.MarkCommitRecords(p.Records[n-1])
 			}
 		})
+		seen += polled
+		p.add(polled)
 	}
-	s := meter.Stop(messages)
-	began := time.Now()
-	client.Close()
-	s.Close = time.Since(began)
-	return s, nil
+	return p.closed(func() error {
+		client.Close()
+		return nil
+	})
 }

@@ -9,19 +9,18 @@ import (
 	"flag"
 	"fmt"
 	"log"
-	"math/rand/v2"
 	"strings"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
 	"github.com/holdfast-io/holdfast/bench/internal/compare"
-	"github.com/holdfast-io/holdfast/testkit"
 )
 
 const (
 	partitions = 8
 	valueSize  = 200
+	warmUp     = 250_000 // Messages before those that are measured.
 )
+
+var topics = []string{"plain", "lz4"} //nolint:gochecknoglobals // A constant.
 
 func main() {
 	log.SetFlags(0)
@@ -37,7 +36,7 @@ func main() {
 	case "":
 		err = compareAll(context.Background(), *messages, *rounds)
 	case "broker":
-		err = serve(*messages)
+		err = serve(warmUp + *messages)
 	default:
 		err = contend(*role, strings.Split(*brokers, ","), *topic, *group, *messages)
 	}
@@ -53,7 +52,7 @@ func compareAll(ctx context.Context, messages, rounds int) error {
 	}
 	defer stop()
 	names := []string{"holdfast", "reader", "reader-tuned", "raw", "franz"}
-	for _, topic := range []string{"plain", "lz4"} {
+	for _, topic := range topics {
 		results := make(compare.Results)
 		for round := range rounds {
 			for i := range names {
@@ -80,49 +79,4 @@ func compareAll(ctx context.Context, messages, rounds int) error {
 		fmt.Printf("close consumer%s %.0f ms\n\n", suffix, results.Median("holdfast", func(s compare.Sample) float64 { return s.Close.Seconds() * 1e3 }))
 	}
 	return nil
-}
-
-// serve is the broker's process.
-func serve(messages int) error {
-	k, err := testkit.StartKafka(testkit.KafkaConfig{Topics: map[string]int{"plain": partitions, "lz4": partitions}})
-	if err != nil {
-		return err
-	}
-	defer k.Close()
-	for topic, codec := range map[string]kgo.CompressionCodec{"plain": kgo.NoCompression(), "lz4": kgo.Lz4Compression()} {
-		if err := fill(k.Addrs(), topic, codec, messages); err != nil {
-			return err
-		}
-	}
-	fmt.Println(strings.Join(k.Addrs(), ","))
-	compare.UntilParentEnds()
-	return nil
-}
-
-func fill(addrs []string, topic string, codec kgo.CompressionCodec, messages int) error {
-	client, err := kgo.NewClient(kgo.SeedBrokers(addrs...), kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(codec),
-		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(900_000), kgo.MaxBufferedRecords(200_000))
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	ctx := context.Background()
-	var failed error
-	letters := rand.New(rand.NewPCG(1, 2))
-	for i := range messages {
-		value := fmt.Appendf(nil, `{"id":%d,"customer":"c%d","text":"`, i, i%997)
-		for len(value) < valueSize-2 {
-			value = append(value, byte('a'+letters.IntN(26)))
-		}
-		value = append(value, `"}`...)
-		client.Produce(ctx, &kgo.Record{Partition: int32(i % partitions), Key: fmt.Appendf(nil, "k%d", i%10_000), Value: value}, func(_ *kgo.Record, err error) {
-			if err != nil {
-				failed = err
-			}
-		})
-	}
-	if err := client.Flush(ctx); err != nil {
-		return err
-	}
-	return failed
 }
