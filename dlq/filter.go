@@ -15,6 +15,7 @@ import (
 type Filter struct {
 	Groups     []string          // The consumer groups that gave up.
 	Reasons    []Reason          // Why they did.
+	Classes    []string          // The errors' classes: Letter.ErrorClass.
 	Topics     []string          // Where the messages came from.
 	Partitions []int             // Of the dead-letter topic.
 	From       int64             // Offsets in the dead-letter topic: from this one on,
@@ -45,7 +46,7 @@ func (f Filter) Validate() error {
 
 // wants tells whether l, which lies where record does, is wanted.
 func (f *Filter) wants(l *Letter, record *holdfast.Message) bool {
-	return among(f.Groups, l.Group) && among(f.Reasons, l.Reason) && among(f.Topics, l.Message.Topic) &&
+	return among(f.Groups, l.Group) && among(f.Reasons, l.Reason) && among(f.Classes, l.ErrorClass) && among(f.Topics, l.Message.Topic) &&
 		among(f.Partitions, record.Partition) && record.Offset >= f.From && (f.To == 0 || record.Offset < f.To) &&
 		f.wantsTime(diedAt(l, record)) &&
 		(len(f.Keys) == 0 || slices.ContainsFunc(f.Keys, func(k []byte) bool { return bytes.Equal(k, l.Message.Key) })) &&

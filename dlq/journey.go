@@ -92,7 +92,7 @@ func (j *journey) admit(ctx context.Context, n int) (admitted int, leave func(),
 
 // send writes letters to where they belong, and settles them.
 func (j *journey) send(ctx context.Context, messages, records []holdfast.Message) error {
-	stops, refused, err := j.stops(ctx, messages)
+	stops, err := j.stops(ctx, messages)
 	if err == nil {
 		err = j.mark(ctx, stops)
 	}
@@ -105,6 +105,7 @@ func (j *journey) send(ctx context.Context, messages, records []holdfast.Message
 		outgoing[i] = j.outgoing(&messages[i])
 	}
 	var mu sync.Mutex
+	var refused []int
 	var senders sync.WaitGroup
 	errs := make([]error, len(stops))
 	for i, s := range stops {
@@ -130,29 +131,26 @@ func (j *journey) send(ctx context.Context, messages, records []holdfast.Message
 	return nil
 }
 
-// stops finds out where each message goes. Those that came from the dead-letter topic itself go nowhere.
-func (j *journey) stops(ctx context.Context, messages []holdfast.Message) (stops []stop, refused []int, err error) {
+// stops finds out where each message goes.
+func (j *journey) stops(ctx context.Context, messages []holdfast.Message) ([]stop, error) {
 	if j.cfg.To != "" {
 		all := stop{place: place{j.cfg.To, -1}, letters: make([]int, len(messages))}
 		for i := range messages {
 			all.letters[i] = i
 		}
-		return []stop{all}, nil, nil
+		return []stop{all}, nil
 	}
+	var stops []stop
 	partitions := make(map[string]int)
 	for i := range messages {
 		topic := messages[i].Topic
-		if topic == j.cfg.Topic {
-			refused = append(refused, i)
-			continue
-		}
 		if partitions[topic] == 0 {
 			err := j.claim.persist(ctx, func() (err error) {
 				partitions[topic], err = j.target.Partitions(ctx, topic)
 				return err
 			})
 			if err != nil {
-				return nil, nil, fmt.Errorf("target %s: %w", topic, err)
+				return nil, fmt.Errorf("target %s: %w", topic, err)
 			}
 		}
 		at := place{topic, messages[i].Partition % max(1, partitions[topic])}
@@ -163,7 +161,7 @@ func (j *journey) stops(ctx context.Context, messages []holdfast.Message) (stops
 		}
 		stops[n].letters = append(stops[n].letters, i)
 	}
-	return stops, refused, nil
+	return stops, nil
 }
 
 // sendTo writes letters until they are there or refused for good.

@@ -20,7 +20,8 @@ const defaultMaxFailures = 0.5
 // ErrTooManyFailures says that a run stopped because too many of its letters failed again.
 var ErrTooManyFailures = errors.New("dlq: too many letters failed again")
 
-// Consumer is what a Redrive needs in order to read; *kafkax.Consumer is one.
+// Consumer is what a Redrive needs in order to read; *kafkax.Consumer is one. Where letters are deleted that the group has
+// not passed, by retention or by hand, it must go on with the oldest one that is left (kafkax.OutOfRangeEarliest).
 type Consumer interface {
 	ConsumeAs(ctx context.Context, group string, topics []string, handle func(context.Context, holdfast.Claim) error) error
 }
@@ -163,6 +164,7 @@ func (r *Redrive) Group() string { return r.cfg.Group }
 
 func (r *Redrive) sorter() *sorter {
 	s := r.cfg.Letters.sorter()
+	s.origin = r.cfg.To == ""
 	if !r.cfg.TakeHome {
 		s.homes = newHomes(r.log, r.cfg.Topic)
 	}

@@ -365,7 +365,7 @@ func TestRedriveFilters(t *testing.T) {
 		o.bury(10, func(i int, l *dlq.Letter) {
 			l.DeadAt = at.Add(time.Duration(i) * time.Minute)
 			if i == 4 {
-				l.Reason, l.Group, l.Message.Topic = dlq.Permanent, "h", "elsewhere"
+				l.Reason, l.Group, l.Message.Topic, l.ErrorClass = dlq.Permanent, "h", "elsewhere", "*bad.Luck"
 				l.Message.Headers = []holdfast.Header{{Key: "tenant", Value: []byte("7")}}
 			}
 		})
@@ -375,6 +375,7 @@ func TestRedriveFilters(t *testing.T) {
 		}{
 			"group":     {dlq.Filter{Groups: []string{"h"}}, []string{"order 4"}},
 			"reason":    {dlq.Filter{Reasons: []dlq.Reason{"other", dlq.Permanent}}, []string{"order 4"}},
+			"class":     {dlq.Filter{Classes: []string{"*bad.Luck"}}, []string{"order 4"}},
 			"topic":     {dlq.Filter{Topics: []string{"elsewhere"}}, []string{"order 4"}},
 			"partition": {dlq.Filter{Partitions: []int{1}, To: 2}, []string{"order 1", "order 3"}},
 			"offsets":   {dlq.Filter{From: 3, To: 4}, []string{"order 6", "order 7"}},
@@ -632,6 +633,25 @@ func TestRedriveSaysThatItsTargetIsMissing(t *testing.T) {
 		s, err := o.clerk().redrive(false, dlq.RedriveConfig{}).Run(t.Context())
 		if err == nil || !strings.Contains(err.Error(), "gone") || s.Redriven != 0 {
 			t.Errorf("%+v, %v", s, err)
+		}
+	})
+}
+
+// Letters in a format that does not say where a message came from can only be sent where the operator says.
+func TestLettersWithoutOriginNeedATarget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		lost := holdfast.Message{Topic: "orders.dlq", Value: []byte("lost"), Headers: []holdfast.Header{
+			{Key: "x-error-message", Value: []byte("no")}, {Key: "x-retry-count", Value: []byte("1")}, {Key: "x-produce-time", Value: []byte("1700000000000000000")},
+		}}
+		if err := o.kafka.Produce(t.Context(), lost); err != nil {
+			t.Fatal(err)
+		}
+		if s := o.run(o.clerk().redrive(false, dlq.RedriveConfig{})); s.Redriven != 0 || s.Skipped[dlq.Foreign] != 1 {
+			t.Errorf("without a target: %+v", s)
+		}
+		if s := o.run(o.clerk().redrive(false, dlq.RedriveConfig{To: "elsewhere"})); s.Redriven != 1 {
+			t.Errorf("with a target: %+v", s)
 		}
 	})
 }

@@ -29,14 +29,15 @@ type sorter struct {
 	parking *Parking // Nil: none is exhausted.
 	ledger  *Ledger  // Nil: nobody knows what was redriven.
 	homes   *homes   // Nil: none comes home by itself.
+	origin  bool     // Letters are of use only if they say where they came from.
 }
 
 // sort reads a record.
 func (s *sorter) sort(ctx context.Context, record *holdfast.Message) (Letter, State, error) {
 	l, err := Decode(*record)
 	switch {
-	case err != nil:
-		return Letter{}, Foreign, nil //nolint:nilerr // That is what the state says.
+	case err != nil, s.origin && l.Message.Topic == record.Topic:
+		return l, Foreign, nil //nolint:nilerr // That is what the state says.
 	case !s.filter.wants(&l, record):
 		return l, Unwanted, nil
 	case s.ledger.knows(l.ID(), l.Redrives+1):

@@ -63,7 +63,7 @@ func (r *Redrive) Plan(ctx context.Context) (Survey, error) {
 
 func (r *Redrive) survey(ctx context.Context, from map[int]int64) (Survey, error) {
 	s := Survey{
-		States: make(map[State]int), Reasons: make(map[Reason]int), Topics: make(map[string]int), Groups: make(map[string]int),
+		States: make(map[State]int), Reasons: make(map[Reason]int), Classes: make(map[string]int), Topics: make(map[string]int), Groups: make(map[string]int),
 	}
 	err := r.Browse(ctx, from, func(e Entry) error {
 		s.count(&e)
@@ -81,6 +81,7 @@ type Survey struct {
 
 	// The open letters and the exhausted ones.
 	Reasons map[Reason]int
+	Classes map[string]int // Of their errors.
 	Topics  map[string]int // Where they came from.
 	Groups  map[string]int
 	Oldest  time.Time // Zero if there is none.
@@ -97,6 +98,7 @@ func (s *Survey) count(e *Entry) {
 		s.Bytes += int64(sizeOf(&e.Record))
 	}
 	s.Reasons[e.Letter.Reason]++
+	s.Classes[e.Letter.ErrorClass]++
 	s.Topics[e.Letter.Message.Topic]++
 	s.Groups[e.Letter.Group]++
 	at := diedAt(&e.Letter, &e.Record)

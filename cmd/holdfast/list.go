@@ -21,6 +21,8 @@ type listed struct {
 	Group         string     `json:"group"`
 	Stage         string     `json:"stage,omitempty"`
 	Circuit       string     `json:"circuit,omitempty"`
+	ErrorClass    string     `json:"error_class,omitempty"`
+	ErrorCode     string     `json:"error_code,omitempty"`
 	Error         string     `json:"error,omitempty"`
 	Attempts      int        `json:"attempts"`
 	Redrives      int        `json:"redrives"`
@@ -37,7 +39,7 @@ func newListed(e *dlq.Entry) listed {
 	l, r := &e.Letter, &e.Record
 	out := listed{
 		Partition: r.Partition, Offset: r.Offset, State: e.State, Reason: l.Reason, Group: l.Group,
-		Stage: l.Stage, Circuit: l.Circuit, Error: l.Error, Attempts: l.Attempts, Redrives: l.Redrives,
+		Stage: l.Stage, Circuit: l.Circuit, ErrorClass: l.ErrorClass, ErrorCode: l.ErrorCode, Error: l.Error, Attempts: l.Attempts, Redrives: l.Redrives,
 		FromTopic: l.Message.Topic, FromPartition: l.Message.Partition, FromOffset: l.Message.Offset,
 		KeyBytes: len(r.Key), ValueBytes: len(r.Value),
 	}

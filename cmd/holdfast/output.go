@@ -66,7 +66,7 @@ func counted[K ~string](heading, of string, counts map[K]int) [][]string {
 func (t *tool) survey(s *dlq.Survey) error {
 	tables := [][][]string{counted("STATE", "RECORDS", s.States)}
 	if len(s.Reasons) > 0 {
-		tables = append(tables, counted("REASON", "OPEN", s.Reasons), counted("FROM TOPIC", "OPEN", s.Topics), counted("OF GROUP", "OPEN", s.Groups))
+		tables = append(tables, counted("REASON", "OPEN", s.Reasons), counted("ERROR CLASS", "OPEN", s.Classes), counted("FROM TOPIC", "OPEN", s.Topics), counted("OF GROUP", "OPEN", s.Groups))
 	}
 	for i, rows := range tables {
 		if i > 0 {

@@ -12,17 +12,18 @@ import (
 
 // selection is the flags that say which letters are meant.
 type selection struct {
-	groups, reasons, topics, keys, headers []string
-	partitions                             []int
-	from, to                               int64
-	after, before                          string
-	ledger                                 string
+	groups, reasons, classes, topics, keys, headers []string
+	partitions                                      []int
+	from, to                                        int64
+	after, before                                   string
+	ledger                                          string
 }
 
 func (f *selection) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.groups, "of-group", nil, "letters of these consumer groups")
 	flags.StringSliceVar(&f.reasons, "reason", nil, "letters with these reasons, such as permanent or circuit_open")
+	flags.StringSliceVar(&f.classes, "error-class", nil, "letters of errors of these classes, as stats lists them")
 	flags.StringSliceVar(&f.topics, "origin", nil, "letters of messages from these topics")
 	flags.IntSliceVar(&f.partitions, "partition", nil, "letters in these partitions of the dead-letter topic")
 	flags.Int64Var(&f.from, "from", 0, "letters from this offset of the dead-letter topic on")
@@ -50,7 +51,7 @@ func (f *selection) ledgerOf(topic string) string {
 }
 
 func (f *selection) filter() (dlq.Filter, error) {
-	filter := dlq.Filter{Groups: f.groups, Topics: f.topics, Partitions: f.partitions, From: f.from, To: f.to}
+	filter := dlq.Filter{Groups: f.groups, Classes: f.classes, Topics: f.topics, Partitions: f.partitions, From: f.from, To: f.to}
 	for _, r := range f.reasons {
 		filter.Reasons = append(filter.Reasons, dlq.Reason(r))
 	}
@@ -88,6 +89,6 @@ func parseTime(flag, s string) (time.Time, error) {
 
 // none tells whether nothing is selected, and so everything meant.
 func (f *selection) none() bool {
-	return len(f.groups)+len(f.reasons)+len(f.topics)+len(f.keys)+len(f.headers)+len(f.partitions) == 0 &&
+	return len(f.groups)+len(f.reasons)+len(f.classes)+len(f.topics)+len(f.keys)+len(f.headers)+len(f.partitions) == 0 &&
 		f.from == 0 && f.to == 0 && f.after == "" && f.before == ""
 }

@@ -46,6 +46,7 @@ func (t *tool) open() (*session, error) {
 	s.consumer, errs[2] = kafkax.NewConsumer(cluster, kafkax.ConsumerConfig{
 		Group: "holdfast-tool", Topics: []string{"none"}, // Redrive says as whom, and what.
 		SessionTimeout: sessionTimeout, HeartbeatInterval: heartbeatInterval, CommitInterval: commitInterval, Logger: s.log,
+		OutOfRange: kafkax.OutOfRangeEarliest, // What was purged is passed over.
 	})
 	return s, errors.Join(errs[:]...)
 }

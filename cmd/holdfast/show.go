@@ -96,6 +96,8 @@ func (t *tool) entry(e *dlq.Entry, value bool) error {
 		{"group", l.Group},
 		{"stage", l.Stage},
 		{"circuit", l.Circuit},
+		{"error class", l.ErrorClass},
+		{"error code", l.ErrorCode},
 		{"from", fmt.Sprintf("%s/%d/%d", l.FromTopic, l.FromPartition, l.FromOffset)},
 		{"attempts", fmt.Sprint(l.Attempts)},
 		{"redrives", fmt.Sprint(l.Redrives)},

@@ -18,6 +18,7 @@ type statistics struct {
 	Records    int                `json:"records"`
 	States     map[dlq.State]int  `json:"states"`
 	Reasons    map[dlq.Reason]int `json:"open_by_reason"`
+	Classes    map[string]int     `json:"open_by_error_class"`
 	Topics     map[string]int     `json:"open_by_topic"`
 	Groups     map[string]int     `json:"open_by_group"`
 	OpenBytes  int64              `json:"open_bytes"`
@@ -87,7 +88,7 @@ States:
 
 func newStatistics(topic string, s *dlq.Survey) *statistics {
 	out := &statistics{
-		Topic: topic, Records: s.Records, States: s.States, Reasons: s.Reasons, Topics: s.Topics, Groups: s.Groups, OpenBytes: s.Bytes,
+		Topic: topic, Records: s.Records, States: s.States, Reasons: s.Reasons, Classes: s.Classes, Topics: s.Topics, Groups: s.Groups, OpenBytes: s.Bytes,
 	}
 	if !s.Oldest.IsZero() {
 		out.Oldest, out.Newest = &s.Oldest, &s.Newest
