@@ -19,9 +19,9 @@ SEED     ?= 1
 BROKERS ?= 1
 
 # What takes too long for every change. More goes here, one target a word.
-NIGHTLY := race fuzz cover bench-breaker bench-consumer spool-kills redrive-kills test-real-cluster
+NIGHTLY := race fuzz cover bench-breaker bench-consumer spool-kills redrive-kills test-real-cluster sim-mutants
 
-.PHONY: help build test race lint fmt tidy diff fuzz sim cover bench-breaker bench-consumer bench-insert quickstart \
+.PHONY: help build test race lint fmt tidy diff fuzz cover bench-breaker bench-consumer bench-insert quickstart \
 	spool-kills redrive-kills servers-up servers-down test-real fuzz-real test-real-cluster check nightly
 
 help: ## Show this list
@@ -53,11 +53,18 @@ fuzz: ## Run every fuzz test for FUZZTIME (10s)
 		echo "== $$dir: $$name"; go test -C "$$dir" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) .; \
 	done
 
-sim: ## Run SEEDS (500) random simulations of a pipeline among failures, from seed SEED (1) on
-	@SEEDS=$(SEEDS) SEED=$(SEED) go test -count=1 -v -timeout 0 -run '^TestSimulation$$' ./pipeline
+# What a test that is its own report prints, without go test's words about it.
+report := grep -v -e '^=== RUN' -e '^ *--- PASS' -e '^PASS$$' -e '^ok  '
 
-spool-kills: ## Kill a process 200 times that fills and drains a spool, and look for what it had acknowledged
-	@HOLDFAST_SPOOL_KILLS=200 go test -count=1 -timeout 0 -run '^TestSpoolSurvivesKill$$' ./dlq
+.PHONY: sim sim-replay sim-mutants bench-pipeline
+sim: ## Run SEEDS (500) random simulations of a pipeline among failures, from seed SEED (1) on
+	@SEEDS=$(SEEDS) SEED=$(SEED) go test -count=1 -v -timeout 0 -run '^TestSimulation$$' ./pipeline | $(report)
+
+sim-replay: ## Run seed SEED up to 500 times, and say how often it fails: a seed fixes the faults, not who is first
+	@SEED=$(SEED) REPLAY=500 go test -count=1 -v -timeout 0 -run '^TestSimulation$$' ./pipeline | $(report)
+
+sim-mutants: ## Break each of the library's rules on purpose: the simulation must notice within 200 seeds
+	@go test -count=1 -v -timeout 0 -tags mutants -run '^TestMutants$$' ./pipeline | $(report)
 
 cover: ## Say how much of the library the tests run, line by line in coverage.html
 	@go test -coverpkg=./... -coverprofile=coverage.out ./...

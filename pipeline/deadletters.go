@@ -65,7 +65,7 @@ func (e *engine) bury(ctx context.Context, graves []grave) (left []grave, err er
 	err = e.write(ctx, graves)
 	failed := unwritten(err, len(graves))
 	for i, g := range graves {
-		if _, bad := failed[i]; bad {
+		if _, bad := failed[i]; bad && !broken("4 a letter that could not be written settles its message") {
 			left = append(left, g)
 			continue
 		}
@@ -121,7 +121,7 @@ func unwritten(err error, n int) map[int]error {
 type limiter struct{ *rate.Limiter }
 
 func newLimiter(perSecond int) limiter {
-	if perSecond < 0 {
+	if perSecond < 0 || broken("8 letters are written without bound") {
 		return limiter{rate.NewLimiter(rate.Inf, letterBatch)}
 	}
 	return limiter{rate.NewLimiter(rate.Limit(perSecond), min(perSecond, letterBatch))}

@@ -44,14 +44,20 @@ func newBroker(t *testing.T, topic string, partitions int) *broker {
 }
 
 // produce appends a message and returns its offset.
-func (b *broker) produce(p int, value string) int64 {
+func (b *broker) produce(p int, value string) int64 { return b.produceKeyed(p, "", value) }
+
+// produceKeyed appends a message with a key; the empty key is none.
+func (b *broker) produceKeyed(p int, key, value string) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	part := b.partitions[p]
-	offset := int64(len(part.log))
-	part.log = append(part.log, holdfast.Message{Topic: part.topic, Partition: p, Offset: offset, Value: []byte(value)})
+	m := holdfast.Message{Topic: part.topic, Partition: p, Offset: int64(len(part.log)), Value: []byte(value)}
+	if key != "" {
+		m.Key = []byte(key)
+	}
+	part.log = append(part.log, m)
 	b.wake()
-	return offset
+	return m.Offset
 }
 
 func (b *broker) wake() {

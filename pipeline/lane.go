@@ -110,7 +110,7 @@ func (ls *lanes[T]) take(ctx context.Context, f flight) error {
 }
 
 func (ls *lanes[T]) of(m *holdfast.Message) *lane[T] {
-	if ls.order == ByKey && m.Key != nil {
+	if ls.order == ByKey && m.Key != nil && !broken("9 a key has several lanes") {
 		return ls.all[maphash.Bytes(ls.seed, m.Key)%uint64(len(ls.all))]
 	}
 	ls.turn++
@@ -184,6 +184,9 @@ func (l *lane[T]) through(ctx context.Context, f flight) error {
 	case errors.Is(err, holdfast.ErrSkip):
 		l.skip(f)
 		return nil
+	case failed != nil && broken("1 a failed message is settled without a letter"):
+		c.settle(f.n)
+		return nil
 	case failed != nil:
 		c.bury(grave{mark: mark{claim: c, n: f.n}, letter: c.engine.letter(f.message, failed), values: 1})
 		return nil //nolint:nilerr // The letter tells of it.
@@ -208,6 +211,9 @@ func (l *lane[T]) reject(f flight, why *failure) {
 // claim is drained meanwhile; they are then handed back.
 func (l *lane[T]) settleRejected(ctx context.Context) error {
 	for len(l.rejected) > 0 {
+		if broken("9 what was rejected does not stop what comes after it") && l.rejection.isPending() {
+			return nil
+		}
 		<-l.rejection.over
 		recalled := l.rejection.recalls()
 		flights := l.rejected

@@ -13,18 +13,6 @@ import (
 	"github.com/holdfast-io/holdfast/pipeline"
 )
 
-// produceKeyed appends a message with a key; the empty key is none.
-func (b *broker) produceKeyed(p int, key, value string) {
-	b.produce(p, value)
-	if key == "" {
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	log := b.partitions[p].log
-	log[len(log)-1].Key = []byte(key)
-}
-
 // Rule 9: a key does not overtake itself, through retries, and others do not wait for it.
 func TestKeysKeepTheirOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

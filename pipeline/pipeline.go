@@ -148,6 +148,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		})
 	})
 	helpers.Go(func() { p.checkDeadLetters(ctx) })
+	if broken("10 a goroutine outlives Run") {
+		go p.gate.run(context.WithoutCancel(ctx), func() {})
+	}
 	errs := make([]error, len(p.routes))
 	for i, r := range p.routes {
 		helpers.Go(func() { r.outlet(hard) })

@@ -23,23 +23,44 @@ import (
 )
 
 // Everything around a pipeline fails at random: the stage, the sink, the dead-letter queue, the group. SEEDS says how
-// many runs there are (200), SEED the first one's seed (1). A seed fixes the dice, not which goroutine throws them first.
+// many runs there are (200), SEED the first one's seed (1). A seed fixes the dice, not which goroutine throws them first;
+// so REPLAY=n runs one seed n times and says how often it fails.
 func TestSimulation(t *testing.T) {
-	first, seeds := setting(t, "SEED", 1), setting(t, "SEEDS", 200)
+	first, seeds, replays := setting(t, "SEED", 1), setting(t, "SEEDS", 200), setting(t, "REPLAY", 0)
+	if replays > 0 {
+		replay(t, first, replays)
+		return
+	}
 	var total tally
 	ran := 0
 	for seed := first; seed < first+seeds && !t.Failed(); seed++ {
-		synctest.Test(t, func(t *testing.T) {
-			defer func() {
-				if t.Failed() {
-					t.Logf("this was seed %d; run it alone with SEED=%d SEEDS=1", seed, seed)
-				}
-			}()
-			total.add(simulate(t, uint64(seed)))
-		})
+		run(t, seed, &total)
 		ran++
 	}
-	t.Logf("%d seeds: lost=%d disordered=%d ahead=%d leaked=%d", ran, total.lost, total.disordered, total.ahead, total.leaked)
+	fmt.Printf("%d seeds: lost=%d disordered=%d ahead=%d leaked=%d\n", ran, total.lost, total.disordered, total.ahead, total.leaked)
+}
+
+func run(t *testing.T, seed int, total *tally) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		defer func() {
+			if t.Failed() {
+				t.Logf("this was seed %d; run it again with make sim-replay SEED=%d", seed, seed)
+			}
+		}()
+		total.add(simulate(t, uint64(seed)))
+	})
+}
+
+func replay(t *testing.T, seed, times int) {
+	t.Helper()
+	failed := 0
+	for n := range times {
+		if !t.Run(strconv.Itoa(n), func(t *testing.T) { run(t, seed, new(tally)) }) {
+			failed++
+		}
+	}
+	fmt.Printf("seed %d failed %d times of %d\n", seed, failed, times)
 }
 
 func setting(t *testing.T, name string, n int) int {
@@ -75,6 +96,11 @@ const (
 	simMessages   = 120 // Of each partition.
 )
 
+// lifeHeader tells which claim a message was fetched by.
+const lifeHeader = "life"
+
+var errHeld = errors.New("held")
+
 // place is where a message lies, life is one message in one claim's hands.
 type (
 	place struct {
@@ -88,7 +114,15 @@ type (
 )
 
 func placeOf(m *holdfast.Message) place { return place{m.Partition, m.Offset} }
-func lifeOf(m *holdfast.Message) life   { return life{placeOf(m), string(m.Key)} }
+
+func lifeOf(m *holdfast.Message) life {
+	for _, h := range m.Headers {
+		if h.Key == lifeHeader {
+			return life{placeOf(m), string(h.Value)}
+		}
+	}
+	return life{place: placeOf(m)}
+}
 
 // simulation is the world around one pipeline, and what it knows of every message.
 type simulation struct {
@@ -98,16 +132,22 @@ type simulation struct {
 	box     *letterBox
 	store   *store
 
+	cfg   pipeline.Config
+	began time.Time
+
 	mu     sync.Mutex
 	dice   *rand.Rand
 	healed bool // Nothing fails any more.
 	claims int
+	log    []string
 
 	ended  map[place]bool   // Stored, skipped, or dead-lettered for good.
 	posted map[place]bool   // There is a letter about it that is to come home.
 	stored map[life]bool    // Stored in place, as far as anybody could know.
 	unsure map[life]bool    // The stage may have done its work.
-	last   map[string]int64 // The last offset that was stored in place, by claim.
+	last   map[string]int64 // The last offset that was stored in place, by what keeps its order.
+	repeat map[life]string  // The batch that an item has to be written again with.
+	letter []time.Time      // When letters were written.
 	tally
 }
 
@@ -115,7 +155,7 @@ func simulate(t *testing.T, seed uint64) tally {
 	t.Helper()
 	sim := &simulation{
 		t: t, orders: newBroker(t, "orders", simPartitions), letters: newBroker(t, "orders.dlq", 1),
-		dice:  rand.New(rand.NewPCG(seed, 0)),
+		dice: rand.New(rand.NewPCG(seed, 0)), began: time.Now(), repeat: make(map[life]string),
 		ended: make(map[place]bool), posted: make(map[place]bool),
 		stored: make(map[life]bool), unsure: make(map[life]bool), last: make(map[string]int64),
 	}
@@ -124,16 +164,27 @@ func simulate(t *testing.T, seed uint64) tally {
 	if sim.roll(4) == 0 {
 		sink = sinkFunc(sim.write)
 	}
+	if sim.roll(4) == 0 {
+		sink = oneSpanSink{sink}
+	}
 	goroutines := inBubble()
 	work := pipeline.Map("work", sim.work, pipeline.StageConfig{Breaker: sim.circuit(), Retry: retry.Policy{Attempts: []int{0, -1}[sim.roll(2)]}})
-	r := startWith(t, sim, work, sink, pipeline.Config{
+	sim.cfg = pipeline.Config{
 		DeadLetters:         sim,
 		DeadLetterAfter:     []time.Duration{0, -1, 10 * time.Second}[sim.roll(3)],
 		MaxLettersPerSecond: []int{0, 3, -1}[sim.roll(3)],
-		MaxInFlight:         []int{0, 15}[sim.roll(2)],
-		Batch:               pipeline.BatchConfig{Count: 1 + sim.roll(30), Delay: time.Duration(1+sim.roll(1000)) * time.Millisecond},
-		Logger:              quiet(),
-	})
+		MaxInFlight:         []int{100_000, 15}[sim.roll(2)],
+		Order:               []pipeline.Order{pipeline.ByPartition, pipeline.ByKey, pipeline.Unordered}[sim.roll(3)],
+		Lanes:               1 + sim.roll(4),
+		Batch:               pipeline.BatchConfig{Count: 1 + sim.roll(30), Delay: time.Duration(1+sim.roll(1000)) * time.Millisecond, Writers: 1 + sim.roll(4)},
+		OnEvent: func(e pipeline.Event) {
+			sim.note("%s %s/%d %d %s %s %s %v", e.Kind, e.Topic, e.Partition, e.Offset, e.Place, e.Why, e.Reason, e.Err)
+		},
+		Logger: quiet(),
+	}
+	sim.note("%+v", sim.cfg)
+	defer sim.dump()
+	r := startWith(t, sim, work, sink, sim.cfg)
 	sim.storm()
 	sim.heal()
 	time.Sleep(2 * time.Hour)
@@ -144,6 +195,19 @@ func simulate(t *testing.T, seed uint64) tally {
 	synctest.Wait()
 	sim.leaked = inBubble() - goroutines
 	return sim.verdict()
+}
+
+// note appends to the log of events that a failing seed leaves.
+func (s *simulation) note(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.log = append(s.log, fmt.Sprintf("%12v ", time.Since(s.began).Round(time.Millisecond))+fmt.Sprintf(format, args...))
+}
+
+func (s *simulation) dump() {
+	if s.t.Failed() {
+		s.t.Logf("what happened:\n%s", strings.Join(s.log, "\n"))
+	}
 }
 
 func (s *simulation) circuit() *breaker.Breaker {
@@ -189,12 +253,17 @@ func (s *simulation) heal() {
 func (s *simulation) storm() {
 	for i := range simMessages {
 		for p := range simPartitions {
-			s.orders.produce(p, fmt.Sprint(i))
+			key := fmt.Sprint(i % 5)
+			if i%7 == 0 {
+				key = ""
+			}
+			s.orders.produceKeyed(p, key, fmt.Sprint(i))
 		}
 		if s.roll(3) == 0 {
 			s.nap()
 		}
 		if c := s.orders.owner(s.roll(simPartitions)); c != nil && s.roll(8) == 0 {
+			s.note("revoke %d", c.part.number)
 			c.revoke()
 			if s.roll(3) == 0 {
 				synctest.Wait()
@@ -243,6 +312,9 @@ func (s *simulation) work(ctx context.Context, m holdfast.Message) (int, error) 
 		return 0, err
 	}
 	mishap := s.bad(100)
+	if mishap <= 10 {
+		s.note("stage: %d/%d meets mishap %d", m.Partition, m.Offset, mishap)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch mishap {
@@ -252,7 +324,7 @@ func (s *simulation) work(ctx context.Context, m holdfast.Message) (int, error) 
 		delete(s.unsure, lifeOf(&m)) // Its last word.
 		return 0, holdfast.Permanent(errAway)
 	case 4:
-		return 0, holdfast.Hold(errAway)
+		return 0, holdfast.Hold(errHeld)
 	case 5:
 		panic("work")
 	case 6:
@@ -275,6 +347,8 @@ func (s *simulation) work(ctx context.Context, m holdfast.Message) (int, error) 
 func (s *simulation) write(ctx context.Context, b holdfast.Batch[int]) error {
 	return s.store.breaker.Execute(ctx, func(context.Context) error {
 		mishap := s.bad(16)
+		s.note("sink: %d items of %v meet mishap %d", len(b.Items), b.Spans, mishap)
+		s.repetition(b.Items, mishap == 4 || mishap == 5 || mishap == 6)
 		if mishap == 0 {
 			s.nap()
 		}
@@ -284,7 +358,7 @@ func (s *simulation) write(ctx context.Context, b holdfast.Batch[int]) error {
 		case 2:
 			return holdfast.Permanent(errAway)
 		case 3:
-			return holdfast.Hold(errAway)
+			return holdfast.Hold(errHeld)
 		case 4:
 			return holdfast.Ambiguous(errAway)
 		case 5:
@@ -294,7 +368,7 @@ func (s *simulation) write(ctx context.Context, b holdfast.Batch[int]) error {
 			s.keep(b.Items[:from])
 			panic("write")
 		case 7:
-			return s.part(b.Items, from, from, holdfast.Hold(errAway))
+			return s.part(b.Items, from, from, holdfast.Hold(errHeld))
 		case 8:
 			return s.part(b.Items, from, from, breaker.ErrCircuitOpen)
 		case 9:
@@ -303,6 +377,28 @@ func (s *simulation) write(ctx context.Context, b holdfast.Batch[int]) error {
 			return s.part(b.Items, len(b.Items), len(b.Items), nil)
 		}
 	})
+}
+
+// repetition checks that what was written without an answer is written again as it was. What is answered may be divided.
+func (s *simulation) repetition(items []holdfast.Item[int], unanswered bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var batch strings.Builder
+	for _, item := range items {
+		fmt.Fprintln(&batch, lifeOf(item.Source))
+	}
+	for _, item := range items {
+		l := lifeOf(item.Source)
+		if item.Source.Letter != nil { // Its claim is another one, of which nothing is known here.
+			continue
+		}
+		if was, ok := s.repeat[l]; ok && was != batch.String() {
+			s.t.Errorf("claim %s: offset %d was written without an answer, and is written again in another batch", l.claim, l.offset)
+		}
+		if delete(s.repeat, l); unanswered {
+			s.repeat[l] = batch.String()
+		}
+	}
 }
 
 // part refuses the items from one on for the reason why, and those that are always refused. It keeps the items before
@@ -340,12 +436,25 @@ func (s *simulation) keep(items []holdfast.Item[int]) {
 			continue
 		}
 		s.stored[l] = true
-		if last, ok := s.last[l.claim]; ok && l.offset < last {
+		line := s.lineOf(item.Source)
+		if last, ok := s.last[line]; ok && line != "" && l.offset < last {
 			s.disordered++
 			s.t.Errorf("claim %s: offset %d is stored after %d", l.claim, l.offset, last)
 		}
-		s.last[l.claim] = l.offset
+		s.last[line] = l.offset
 	}
+}
+
+// lineOf names what a message keeps its order in, nothing for none.
+func (s *simulation) lineOf(m *holdfast.Message) string {
+	claim := lifeOf(m).claim
+	switch {
+	case s.cfg.Order == pipeline.ByPartition:
+		return claim
+	case s.cfg.Order == pipeline.ByKey && m.Key != nil:
+		return claim + " " + string(m.Key)
+	}
+	return ""
 }
 
 func (s *simulation) Topic() string { return "orders.dlq" }
@@ -387,10 +496,26 @@ func (s *simulation) post(letter dlq.Letter) {
 		s.ended[placeOf(&letter.Message)] = true
 	}
 	l := lifeOf(&letter.Message)
-	if letter.Redrives == 0 && (s.stored[l] || s.unsure[l]) {
-		s.t.Errorf("partition %d offset %d may be stored, and has a letter: %s, %s", l.partition, l.offset, letter.Reason, letter.Error)
+	refuse := func(bad bool, what string) {
+		if bad {
+			s.t.Errorf("partition %d offset %d %s, and has a letter: %s, %s", l.partition, l.offset, what, letter.Reason, letter.Error)
+		}
 	}
+	refuse(letter.Redrives == 0 && (s.stored[l] || s.unsure[l]), "may be stored")
+	refuse(strings.Contains(letter.Error, "circuit") && (letter.Reason != dlq.CircuitOpen || letter.Attempts > 10), "was rejected")
+	refuse(strings.Contains(letter.Error, errHeld.Error()), "was to be held")
+	refuse(letter.Reason == dlq.CircuitOpen && s.cfg.DeadLetterAfter < 0, "was to wait")
+	refuse(letter.Reason == dlq.CircuitOpen && letter.Redrives > 0, "was on its way home")
+	const window, slack = 10 * time.Second, 2
+	s.letter = append(s.letter, time.Now())
+	recent := len(s.letter) - slices.IndexFunc(s.letter, func(at time.Time) bool { return time.Since(at) < window })
+	refuse(s.cfg.MaxLettersPerSecond == 3 && recent > slack*3*int(window/time.Second), "is one of too many")
 }
+
+// oneSpanSink wants a batch for each partition.
+type oneSpanSink struct{ pipeline.Sink[int] }
+
+func (oneSpanSink) OneSpan() bool { return true }
 
 // Consume hands out claims that are numbered, by their messages' keys, and whose commits are checked.
 func (s *simulation) Consume(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error {
@@ -399,7 +524,7 @@ func (s *simulation) Consume(ctx context.Context, handle func(context.Context, h
 		s.claims++
 		number := strconv.Itoa(s.claims)
 		s.mu.Unlock()
-		return unlessLeft(handle(ctx, &simulatedClaim{Claim: c, number: number, check: s.checkOrders}))
+		return unlessLeft(handle(ctx, &simulatedClaim{Claim: c, number: number, check: s.checkOrders, bound: int64(s.cfg.MaxInFlight), sim: s}))
 	})
 }
 
@@ -451,16 +576,28 @@ type simulatedClaim struct {
 	holdfast.Claim
 	number string // Empty for letters.
 	check  func(partition int, next int64)
+	bound  int64 // How many messages there may be behind what is committed.
+	sim    *simulation
 
-	mu   sync.Mutex
-	next int64
+	mu     sync.Mutex
+	next   int64
+	handed int64
 }
 
 func (c *simulatedClaim) Fetch(ctx context.Context) ([]holdfast.Message, error) {
+	c.mu.Lock()
+	start, _ := c.Committed()
+	if behind := c.handed - max(c.next, start); c.number != "" && behind > c.bound {
+		c.sim.t.Errorf("claim %s: %d messages in flight, more than %d", c.number, behind, c.bound)
+	}
+	c.mu.Unlock()
 	messages, err := c.Claim.Fetch(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for i := range messages {
 		if c.number != "" {
-			messages[i].Key = []byte(c.number)
+			messages[i].Headers = []holdfast.Header{{Key: lifeHeader, Value: []byte(c.number)}}
+			c.handed = messages[i].Offset + 1
 		}
 	}
 	return messages, err

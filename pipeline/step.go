@@ -68,7 +68,7 @@ func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 // waited, when the message is to be tried again; and otherwise the error that ends the matter: holdfast.ErrSkip, a
 // *failure or errStopped.
 func (s *step) next(ctx context.Context, w *walk, t *trial, err error) error {
-	rejected := errors.Is(err, breaker.ErrCircuitOpen)
+	rejected := errors.Is(err, breaker.ErrCircuitOpen) && !broken("5 a rejection is a failure of the message")
 	if !rejected {
 		s.outage.end()
 	}
@@ -78,7 +78,7 @@ func (s *step) next(ctx context.Context, w *walk, t *trial, err error) error {
 	if t.first.IsZero() {
 		t.first = time.Now()
 	}
-	t.ambiguous = staysUnsure(t.ambiguous, err)
+	t.ambiguous = staysUnsure(t.ambiguous, err) && !broken("6 an ambiguous message is dead-lettered")
 	cause := err
 	panicked, isPanic := errors.AsType[*PanicError](err)
 	if tried, ok := errors.AsType[*retry.Error](err); ok {
@@ -91,12 +91,14 @@ func (s *step) next(ctx context.Context, w *walk, t *trial, err error) error {
 	switch {
 	case isClosed(w.claim.ended) || (w.claim.draining() && !final(err)):
 		return errStopped
-	case holdfast.IsHold(err), t.ambiguous && !rejected:
+	case holdfast.IsHold(err) && !broken("7 what is to be held is dead-lettered"), t.ambiguous && !rejected:
 		return s.hold(w, t, "held", err)
 	case rejected:
 		return s.rejected(ctx, w, t, err)
 	case errors.Is(err, breaker.ErrTooManyCalls):
 		return s.hold(w, t, "too many calls", err)
+	case isPanic && broken("11 a panic settles its message"):
+		return holdfast.ErrSkip
 	case isPanic:
 		return s.fail(t, dlq.Panicked, cause)
 	case holdfast.IsPermanent(err):
