@@ -242,6 +242,56 @@ func TestMaxBytes(t *testing.T) {
 	})
 }
 
+// TestMaxBytesAndAmbiguity: what may be stored is written again in the same insert, even if it has become too large for one.
+func TestMaxBytesAndAmbiguity(t *testing.T) {
+	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+		ch := open(t, options(s), clickhousex.Config{})
+		in := newInserter[order](t, ch, "orders", clickhousex.InserterConfig{MaxBytes: 4 * (8 + 1 + 8)})
+		remove := s.Inject(testkit.ClickHouseFault{On: testkit.ClickHouseInsert, LoseAck: true, Times: -1})
+		if err := in.Write(t.Context(), batchOf(0, 4)); !holdfast.IsAmbiguous(err) {
+			t.Fatalf("got %v, want it ambiguous", err)
+		}
+		remove()
+		for _, ddl := range []string{"DROP TABLE orders", strings.Replace(ordersDDL, "Int8", "Int64", 1)} {
+			if err := ch.Exec(t.Context(), ddl); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := in.Write(t.Context(), batchOf(0, 4)); err != nil {
+			t.Fatal(err)
+		}
+		log := s.Inserts()
+		if last := log[len(log)-1]; last.Rows != 4 || last.Token != log[0].Token || log[0].Rows != 4 {
+			t.Errorf("%d rows with token %s, then %d with %s", log[0].Rows, log[0].Token, last.Rows, last.Token)
+		}
+		if err := in.Write(t.Context(), batchOf(4, 4)); err != nil {
+			t.Fatal(err)
+		}
+		if log = s.Inserts(); log[len(log)-1].Rows != 2 {
+			t.Errorf("%d rows in one insert, want the next batch in halves", log[len(log)-1].Rows)
+		}
+	})
+}
+
+// TestEnumNamesAreNotKept: a name that was looked up once is known by a copy, since the bytes are the program's.
+func TestEnumNamesAreNotKept(t *testing.T) {
+	cfg := testkit.ClickHouseConfig{Tables: []string{"CREATE TABLE cells (v Enum8('on' = 1, 'no' = 2)) ENGINE = Memory"}}
+	bubble(t, cfg, func(t *testing.T, s *testkit.ClickHouseServer) {
+		in := newInserter[cell[[]byte]](t, open(t, options(s), clickhousex.Config{}), "cells", clickhousex.InserterConfig{})
+		name := []byte("on")
+		b := holdfast.Batch[cell[[]byte]]{Items: []holdfast.Item[cell[[]byte]]{{Value: cell[[]byte]{name}}}}
+		for _, next := range []string{"on", "no", "on"} {
+			copy(name, next)
+			if err := in.Write(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := fmt.Sprint(s.Values("cells", "v")); got != "[on no on]" {
+			t.Errorf("stored %s", got)
+		}
+	})
+}
+
 // decimalValue brings its text as the known decimal types do.
 type decimalValue string
 
