@@ -139,7 +139,7 @@ func (a *Admin) Committed(ctx context.Context, group, topic string) (map[int]int
 			places[p] = place{topic, p}
 		}
 		committed = make(map[int]int64)
-		offsets, err := fetchOffsets(ctx, a.net.client, group, places)
+		offsets, err := a.net.fetchOffsets(ctx, group, places)
 		if errors.Is(err, kafka.GroupIdNotFound) {
 			return nil
 		}
@@ -147,11 +147,11 @@ func (a *Admin) Committed(ctx context.Context, group, topic string) (map[int]int
 			return err
 		}
 		for p, o := range offsets {
-			if o.Error != nil {
-				return o.Error
+			if o.err != nil {
+				return o.err
 			}
-			if o.CommittedOffset >= 0 {
-				committed[p] = o.CommittedOffset
+			if o.next >= 0 {
+				committed[p] = o.next
 			}
 		}
 		return nil

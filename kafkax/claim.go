@@ -6,8 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/segmentio/kafka-go"
-
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
 )
@@ -54,12 +52,12 @@ func newClaim(k *committer, at place, reader *wire.Reader) *claim {
 }
 
 // open says where the claim begins, and what the group has stored.
-func (c *claim) open(begin int64, stored kafka.OffsetFetchPartition) {
-	c.begin, c.metadata = begin, stored.Metadata
+func (c *claim) open(begin int64, had stored) {
+	c.begin, c.metadata = begin, had.metadata
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tail, c.next, c.asked = begin, begin, stored.CommittedOffset
-	if stored.Metadata != "" {
+	c.tail, c.next, c.asked = begin, begin, had.next
+	if had.metadata != "" {
 		c.asked = -1 // An exact commit, which is to stay.
 	}
 }

@@ -19,7 +19,7 @@ import (
 // connections freely and two could overtake each other and take an offset back. After a request whose outcome is
 // unknown it reads the offsets back before it sends another. It never commits for another generation.
 type committer struct {
-	client     *kafka.Client
+	net        *network
 	group      string
 	generation int32
 	member     string
@@ -67,7 +67,7 @@ type syncCommit struct {
 
 func newCommitter(m *membership, generation int32, member string) *committer {
 	return &committer{
-		client: m.net.client, group: m.group, generation: generation, member: member,
+		net: m.net, group: m.group, generation: generation, member: member,
 		interval: m.cfg.CommitInterval, circuit: m.cfg.Breaker, log: m.log, stats: m.stats,
 		wake: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
@@ -384,7 +384,7 @@ func (k *committer) send(ctx context.Context, targets []target) error {
 		req.Topics[t.slot.topic] = append(req.Topics[t.slot.topic],
 			kafka.OffsetCommit{Partition: t.slot.partition, Offset: t.next, Metadata: t.metadata})
 	}
-	resp, err := k.client.OffsetCommit(ctx, req)
+	resp, err := k.net.client.OffsetCommit(ctx, req)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err != nil {

@@ -111,7 +111,7 @@ func (k *committer) readBack(ctx context.Context, slots []*slot) error {
 	for i, s := range slots {
 		places[i] = s.place
 	}
-	offsets, err := fetchOffsets(ctx, k.client, k.group, places)
+	offsets, err := k.net.fetchOffsets(ctx, k.group, places)
 	if err != nil {
 		return err
 	}
@@ -119,17 +119,17 @@ func (k *committer) readBack(ctx context.Context, slots []*slot) error {
 	defer k.mu.Unlock()
 	for i, s := range slots {
 		o := offsets[i]
-		if o.Error != nil {
-			k.suffer(s, o.Error)
+		if o.err != nil {
+			k.suffer(s, o.err)
 			continue
 		}
 		var done *syncCommit
 		if len(s.syncs) > 0 {
-			if c := s.syncs[0]; c.sent && o.CommittedOffset == c.next && o.Metadata == c.metadata {
+			if c := s.syncs[0]; c.sent && o.next == c.next && o.metadata == c.metadata {
 				done = c
 			}
 		}
-		k.stored(s, o.CommittedOffset, o.Metadata, done)
+		k.stored(s, o.next, o.metadata, done)
 		s.finishSync(done, nil)
 	}
 	return nil

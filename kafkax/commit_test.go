@@ -11,6 +11,8 @@ import (
 
 	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
@@ -578,5 +580,49 @@ func TestCommitCircuit(t *testing.T) {
 		if got := committed(server); got != 20 {
 			t.Errorf("the last commit is %d, want 20", got)
 		}
+	})
+}
+
+// TestUnstableOffset has a transaction about to commit an offset for the group. Where the claim begins is not known until
+// it has ended.
+func TestUnstableOffset(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		fill(t, server, "orders", 1, 100)
+		client, err := kgo.NewClient(kgo.SeedBrokers(cluster.Brokers...), kgo.Dialer(cluster.Dial), kgo.TransactionalID("t"),
+			kgo.MaxVersions(kversion.V2_8_0())) // Topics by name.
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		id, epoch, err := client.ProducerID(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		add, commit, end := kmsg.NewAddOffsetsToTxnRequest(), kmsg.NewTxnOffsetCommitRequest(), kmsg.NewEndTxnRequest()
+		add.TransactionalID, add.ProducerID, add.ProducerEpoch, add.Group = "t", id, epoch, "group"
+		commit.TransactionalID, commit.ProducerID, commit.ProducerEpoch, commit.Group = "t", id, epoch, "group"
+		commit.Topics = []kmsg.TxnOffsetCommitRequestTopic{{Topic: "orders", Partitions: []kmsg.TxnOffsetCommitRequestTopicPartition{{Offset: 40}}}}
+		end.TransactionalID, end.ProducerID, end.ProducerEpoch, end.Commit = "t", id, epoch, true
+		if answer, err := add.RequestWith(t.Context(), client); err != nil || answer.ErrorCode != 0 {
+			t.Fatal(answer, err)
+		}
+		if answer, err := commit.RequestWith(t.Context(), client); err != nil || answer.Topics[0].Partitions[0].ErrorCode != 0 {
+			t.Fatal(answer, err)
+		}
+		var seen ledger
+		r := start(t, cluster, kafkax.ConsumerConfig{}, seen.handle)
+		until(t, "joined", func() bool { return r.group().Generations == 1 })
+		time.Sleep(10 * time.Second)
+		if n := r.claims() + seen.distinct(); n != 0 {
+			t.Errorf("it began while the offset was not known: %d", n)
+		}
+		if answer, err := end.RequestWith(t.Context(), client); err != nil || answer.ErrorCode != 0 {
+			t.Fatal(answer, err)
+		}
+		until(t, "the rest committed", func() bool { return committed(server) == 100 })
+		if n := seen.distinct(); n != 60 {
+			t.Errorf("read %d messages, want 60", n)
+		}
+		r.stop(t)
 	})
 }

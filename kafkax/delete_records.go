@@ -62,7 +62,7 @@ func (r *deleteRecords) frame() []byte {
 	text := func(b []byte, s string) []byte {
 		return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...)
 	}
-	b := make([]byte, 4) // For the size.
+	b := binary.BigEndian.AppendUint32(nil, 0) // For the size.
 	b = binary.BigEndian.AppendUint16(b, uint16(protocol.DeleteRecords))
 	b = binary.BigEndian.AppendUint16(b, deleteRecordsVersion)
 	b = binary.BigEndian.AppendUint32(b, 0) // Correlation id.

@@ -18,13 +18,13 @@ func (g *generation) open(fetching, working context.Context, handle handler) {
 		for i, c := range waiting {
 			places[i] = c.place
 		}
-		offsets, err := fetchOffsets(fetching, g.net.client, g.group, places)
+		offsets, err := g.net.fetchOffsets(fetching, g.group, places)
 		left := waiting
 		if err == nil {
 			left = nil
 			for i, c := range waiting {
-				if offsets[i].Error != nil {
-					left, err = append(left, c), offsets[i].Error
+				if offsets[i].err != nil {
+					left, err = append(left, c), offsets[i].err
 					continue
 				}
 				g.tasks.Go(func() { g.run(fetching, working, c, offsets[i], handle) })
@@ -41,14 +41,14 @@ func (g *generation) open(fetching, working context.Context, handle handler) {
 }
 
 // run finds out where c begins, fetches for it, and runs its handler.
-func (g *generation) run(fetching, working context.Context, c *claim, stored kafka.OffsetFetchPartition, handle handler) {
+func (g *generation) run(fetching, working context.Context, c *claim, had stored, handle handler) {
 	err := errGone // When handle ends its goroutine.
 	defer func() {
 		c.revoke()
 		g.committer.finish(c.slot)
 		g.results <- result{c, err}
 	}()
-	if !g.begin(fetching, c, stored) {
+	if !g.begin(fetching, c, had) {
 		err = nil
 		return
 	}
@@ -68,16 +68,16 @@ func (g *generation) run(fetching, working context.Context, c *claim, stored kaf
 }
 
 // begin tells c where it begins, and reports whether it could before ctx ended.
-func (g *generation) begin(ctx context.Context, c *claim, stored kafka.OffsetFetchPartition) bool {
-	g.committer.begin(c.slot, stored.CommittedOffset)
+func (g *generation) begin(ctx context.Context, c *claim, had stored) bool {
+	g.committer.begin(c.slot, had.next)
 	var t trouble
 	for {
-		next, err := g.firstOffset(ctx, c, stored.CommittedOffset)
+		next, err := g.firstOffset(ctx, c, had.next)
 		if err == nil {
-			if next != stored.CommittedOffset {
-				stored.Metadata = "" // It speaks of another place.
+			if next != had.next {
+				had.metadata = "" // It speaks of another place.
 			}
-			c.open(next, stored)
+			c.open(next, had)
 			return ctx.Err() == nil
 		}
 		if !g.patient(ctx, &t, err) {
