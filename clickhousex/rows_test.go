@@ -273,25 +273,6 @@ func TestMaxBytesAndAmbiguity(t *testing.T) {
 	})
 }
 
-// TestEnumNamesAreNotKept: a name that was looked up once is known by a copy, since the bytes are the program's.
-func TestEnumNamesAreNotKept(t *testing.T) {
-	cfg := testkit.ClickHouseConfig{Tables: []string{"CREATE TABLE cells (v Enum8('on' = 1, 'no' = 2)) ENGINE = Memory"}}
-	bubble(t, cfg, func(t *testing.T, s *testkit.ClickHouseServer) {
-		in := newInserter[cell[[]byte]](t, open(t, options(s), clickhousex.Config{}), "cells", clickhousex.InserterConfig{})
-		name := []byte("on")
-		b := holdfast.Batch[cell[[]byte]]{Items: []holdfast.Item[cell[[]byte]]{{Value: cell[[]byte]{name}}}}
-		for _, next := range []string{"on", "no", "on"} {
-			copy(name, next)
-			if err := in.Write(t.Context(), b); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if got := fmt.Sprint(s.Values("cells", "v")); got != "[on no on]" {
-			t.Errorf("stored %s", got)
-		}
-	})
-}
-
 // decimalValue brings its text as the known decimal types do.
 type decimalValue string
 
