@@ -239,6 +239,20 @@ func originals(headers []holdfast.Header) []holdfast.Header {
 	return own
 }
 
+// strip gives a letter's record without what is optional, and says so in it.
+func strip(record holdfast.Message) holdfast.Message {
+	var kept []holdfast.Header
+	inLetter := false
+	for _, h := range record.Headers {
+		inLetter = inLetter || h.Key == HeaderSchema
+		if !inLetter || !isOptional(h.Key) {
+			kept = append(kept, h)
+		}
+	}
+	record.Headers = append(kept, holdfast.Header{Key: HeaderStripped, Value: []byte("true")})
+	return record
+}
+
 func isLetterHeader(key string) bool {
 	switch key {
 	case HeaderSchema, HeaderID, HeaderOrigTopic, HeaderOrigPartition, HeaderOrigOffset, HeaderOrigTimestamp,

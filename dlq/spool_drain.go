@@ -158,16 +158,18 @@ func (d *drain) block(m *holdfast.Message) {
 	}
 }
 
-// mayPass says whether nothing stays that m must not overtake. Otherwise m stays, too.
+// mayPass says whether nothing stays that m must not overtake. Otherwise m stays, too. An explicit partition settles what
+// m's neighbours are, whatever its key.
 func (d *drain) mayPass(m *holdfast.Message) bool {
 	slots, n := d.spool.held.of(m)
-	for _, slot := range slots[:n] {
-		if _, ok := d.blocked[slot]; ok {
-			d.block(m)
-			return false
-		}
+	if n == 0 {
+		return true
 	}
-	return true
+	_, blocked := d.blocked[slots[n-1]]
+	if blocked {
+		d.block(m)
+	}
+	return !blocked
 }
 
 // remove takes messages out that were sent, even when ctx has ended meanwhile.

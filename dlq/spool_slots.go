@@ -21,7 +21,7 @@ func newSlots() *slots {
 	return &slots{seed: maphash.MakeSeed(), count: make([]atomic.Int32, slotCount)}
 }
 
-// of gives the slots of a message: that of its key, if it has one, and that of its partition, if it is explicit.
+// of gives the slots of a message: that of its key, if it has one, and last that of its partition, if it is explicit.
 func (s *slots) of(m *holdfast.Message) (slots [2]uint32, n int) {
 	topic := maphash.String(s.seed, m.Topic)
 	if m.Key != nil {

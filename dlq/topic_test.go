@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/holdfast-io/holdfast"
@@ -14,13 +15,30 @@ import (
 // producer is a Kafka of so many partitions that keeps what it is given.
 type producer struct {
 	partitions int
-	away       map[int]error // By partition; -1 is the topic itself.
-	log        map[int][]holdfast.Message
+
+	mu    sync.Mutex
+	away  map[int]error // By partition; -1 is the topic itself.
+	calls int
+	log   map[int][]holdfast.Message
 }
 
-func (p *producer) Partitions(context.Context, string) (int, error) { return p.partitions, p.away[-1] }
+func (p *producer) Partitions(context.Context, string) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.calls++
+	return p.partitions, p.away[-1]
+}
+
+func (p *producer) set(away map[int]error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.away = away
+}
 
 func (p *producer) ProduceTo(_ context.Context, topic string, partition int, messages ...holdfast.Message) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.calls++
 	if err := p.away[partition]; err != nil {
 		return err
 	}
@@ -141,6 +159,12 @@ func TestTopicNamesTheLettersThatTheProducerNames(t *testing.T) {
 func TestTopicRefusesNonsense(t *testing.T) {
 	if _, err := dlq.NewTopic(&producer{}, dlq.TopicConfig{}); err == nil || !strings.Contains(err.Error(), "TopicConfig.Topic") {
 		t.Errorf("got %v", err)
+	}
+	_, err := dlq.NewTopic(&producer{}, dlq.TopicConfig{Placement: 7, Formats: []dlq.Format{dlq.Connect, dlq.Streams}})
+	for _, field := range []string{"TopicConfig.Topic", "TopicConfig.Placement", "TopicConfig.Formats[1]"} {
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("got %v, want it to name %s", err, field)
+		}
 	}
 	if _, err := dlq.NewTopic(nil, dlq.TopicConfig{Topic: "t"}); err == nil || !strings.Contains(err.Error(), "Producer") {
 		t.Errorf("got %v", err)
