@@ -549,6 +549,7 @@ func TestCommitCircuit(t *testing.T) {
 				}
 			}
 		})
+		until(t, "the first fetch, which asks it too", func() bool { return circuit.Stats().Totals.Successes == 1 })
 		next <- 10
 		until(t, "the circuit is open", circuit.IsOpen)
 		commits, heartbeats := server.Requests(testkit.APIOffsetCommit), server.Requests(testkit.APIHeartbeat)

@@ -118,8 +118,9 @@ type ConsumerConfig struct {
 	// ReadCommitted hides messages of aborted transactions, and those of open ones until they are committed.
 	ReadCommitted bool
 
-	// Breaker is asked before every commit, and hears how it ended; nil means none. While it is open nothing
-	// is committed, CommitSync waits, and heartbeats go on, so that partitions are kept. The last commit of a drain does
+	// Breaker is asked before every commit and every connection to fetch over, and hears how the commit, and the
+	// connection's first fetch, ended; nil means none. While it is open no connection is made that was lost, nothing is
+	// committed, CommitSync waits, and heartbeats go on, so that partitions are kept. The last commit of a drain does
 	// not ask it. BreakerConfig is what suits one. It may be shared, as with a Producer.
 	Breaker *breaker.Breaker
 

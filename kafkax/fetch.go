@@ -22,15 +22,13 @@ type fetcher struct {
 }
 
 func newFetcher(g *generation, c *claim) *fetcher {
-	config := g.wire
-	config.Large = c.awaitHunger
 	return &fetcher{
 		claim: c, membership: g.membership,
 		request: wire.Request{
 			Topic: c.topic, Partition: c.partition, Offset: c.begin,
 			MaxWait: g.cfg.MaxWait, MaxBytes: g.cfg.share(len(g.claims)), ReadCommitted: g.cfg.ReadCommitted,
 		},
-		config: config,
+		config: g.wire,
 		log:    g.log.With(slog.String("topic", c.topic), slog.Int("partition", c.partition)),
 	}
 }
@@ -61,18 +59,36 @@ func (f *fetcher) run(ctx context.Context) error {
 	}
 }
 
-// session fetches over one connection until it fails.
-func (f *fetcher) session(ctx context.Context, t *trouble) error {
+// session fetches over one connection until it fails. The circuit is asked for the connection, and hears whether its first
+// fetch was answered; that one does not wait for messages.
+func (f *fetcher) session(ctx context.Context, t *trouble) (err error) {
+	permit, err := f.membership.cfg.Breaker.Allow()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if isAnswer(err) {
+			permit.Done(nil)
+		}
+		permit.Done(err)
+	}()
 	_, addr, err := f.membership.net.leader(ctx, f.claim.topic, f.claim.partition)
 	if err != nil {
 		return err
 	}
-	conn, err := wire.Dial(ctx, f.membership.net.dialer(), "tcp", addr, f.config)
+	config := f.config
+	config.Large = func(ctx context.Context) error {
+		permit.Done(nil)
+		return f.claim.awaitHunger(ctx)
+	}
+	conn, err := wire.Dial(ctx, f.membership.net.dialer(), "tcp", addr, config)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if err := conn.Send(f.request); err != nil {
+	first := f.request
+	first.MaxWait = 0
+	if err := conn.Send(first); err != nil {
 		return err
 	}
 	for {
@@ -80,6 +96,7 @@ func (f *fetcher) session(ctx context.Context, t *trouble) error {
 		if err != nil {
 			return err
 		}
+		permit.Done(nil)
 		if n := t.over(); n > 0 {
 			f.log.LogAttrs(ctx, slog.LevelInfo, "fetching again", slog.Int("failures", n))
 		}
@@ -95,6 +112,13 @@ func (f *fetcher) session(ctx context.Context, t *trouble) error {
 			return err
 		}
 	}
+}
+
+// isAnswer tells what a broker said from it having said nothing. A failed login is not to be believed, see isRefusal.
+func isAnswer(err error) bool {
+	_, code := errors.AsType[kafka.Error](err)
+	_, batch := errors.AsType[*wire.BatchError](err)
+	return (code || batch) && !errors.Is(err, kafka.SASLAuthenticationFailed)
 }
 
 // deliver hands an answer over, and reports whether it could before ctx ended.

@@ -5,7 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/segmentio/kafka-go"
+
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/kafkax"
 	"github.com/holdfast-io/holdfast/testkit"
 )
@@ -112,6 +115,42 @@ func TestFetchMessages(t *testing.T) {
 		until(t, "committed", func() bool { return committed(server) == 100 })
 		if n := seen.distinct(); n != 100 {
 			t.Errorf("%d messages read", n)
+		}
+		r.stop(t)
+	})
+}
+
+// TestFetchCircuit cuts every fetch until the circuit opens. Nothing is fetched then, and the membership is kept. What a
+// broker answers, such as that another leads, is no failure of the circuit.
+func TestFetchCircuit(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		fill(t, server, "orders", 1, 100)
+		circuit, err := breaker.New(breaker.Config{Name: "kafka", MaxFailures: 3, Timeout: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		leads := server.Inject(testkit.Fault{API: testkit.APIFetch, Code: int16(kafka.NotLeaderForPartition), Times: -1})
+		var seen ledger
+		r := start(t, cluster, kafkax.ConsumerConfig{Breaker: circuit}, seen.handle)
+		until(t, "told so five times", func() bool { return circuit.Stats().Totals.Successes == 5 })
+		remove := server.Inject(testkit.Fault{API: testkit.APIFetch, Cut: true, Times: -1})
+		leads()
+		until(t, "the circuit is open", circuit.IsOpen)
+		if n := circuit.Stats().Totals; n.Failures != 3 || n.Successes != 5 {
+			t.Errorf("counted %+v, want 3 failures after 5 answers", n)
+		}
+		fetches, heartbeats := server.Requests(testkit.APIFetch), server.Requests(testkit.APIHeartbeat)
+		time.Sleep(50 * time.Second)
+		if n := server.Requests(testkit.APIFetch) - fetches; n != 0 {
+			t.Errorf("%d fetches through an open circuit", n)
+		}
+		if n := server.Requests(testkit.APIHeartbeat) - heartbeats; n < 16 {
+			t.Errorf("%d heartbeats in 50 s", n)
+		}
+		remove()
+		until(t, "committed", func() bool { return committed(server) == 100 })
+		if g := r.group(); g.Generations != 1 || seen.distinct() != 100 {
+			t.Errorf("%d messages read, stats: %+v", seen.distinct(), g)
 		}
 		r.stop(t)
 	})
