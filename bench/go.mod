@@ -18,6 +18,8 @@ require (
 	github.com/andybalholm/brotli v1.2.6 // indirect
 	github.com/paulmach/orb v0.13.0 // indirect
 	github.com/shopspring/decimal v1.5.0 // indirect
+	go.etcd.io/bbolt v1.4.0 // indirect
+	golang.org/x/time v0.5.0 // indirect
 )
 
 require (
