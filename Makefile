@@ -21,7 +21,7 @@ BROKERS ?= 1
 # What takes too long for every change. More goes here, one target a word.
 NIGHTLY := race fuzz cover bench-breaker bench-consumer spool-kills redrive-kills test-real-cluster sim-mutants
 
-.PHONY: help build test race lint fmt tidy diff fuzz cover bench-breaker bench-consumer bench-insert quickstart \
+.PHONY: help build test race lint fmt tidy diff fuzz cover bench-breaker bench-consumer bench-dlq bench-insert quickstart \
 	spool-kills redrive-kills servers-up servers-down test-real fuzz-real test-real-cluster check nightly
 
 help: ## Show this list
@@ -76,6 +76,9 @@ bench-breaker: ## Compare the breaker with others', and print the ratios
 
 bench-consumer: ## Compare the consumer with others, and print the ratios (3 minutes)
 	@cd bench && go run ./consumer
+
+bench-dlq: ## Measure how fast dead letters are taken home, against producing the same messages
+	@cd bench && go run ./dlq
 
 bench-insert: ## Compare inserting with the driver's own ways, on servers-up's ClickHouse, and print the ratios
 	@[[ -n $${HOLDFAST_CLICKHOUSE:-} ]] || eval "$$(scripts/servers status | grep ^export)"; \
