@@ -627,3 +627,61 @@ func TestUnstableOffset(t *testing.T) {
 		r.stop(t)
 	})
 }
+
+// TestCommitAfterReturn commits for a claim whose handler has returned.
+func TestCommitAfterReturn(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		claims := make(chan holdfast.Claim, 1)
+		r := start(t, cluster, kafkax.ConsumerConfig{}, func(_ context.Context, c holdfast.Claim) error {
+			c.Commit(10)
+			claims <- c
+			return nil
+		})
+		c := <-claims
+		until(t, "committed", func() bool { return committed(server) == 10 })
+		c.Commit(20)
+		if err := c.CommitSync(t.Context(), 30, ""); err == nil {
+			t.Error("CommitSync: no error")
+		}
+		time.Sleep(10 * time.Second)
+		r.stop(t)
+		if got := committed(server); got != 10 {
+			t.Errorf("committed %d, want 10", got)
+		}
+		if n := r.group().LateCompletions; n != 2 {
+			t.Errorf("%d late completions, want 2", n)
+		}
+	})
+}
+
+// TestOneCommitAtATime has the coordinator not answer. Nothing else is committed until that is given up, for no partition.
+func TestOneCommitAtATime(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 8}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		defer server.Inject(testkit.Fault{API: testkit.APIOffsetCommit, Hang: true})()
+		r := start(t, cluster, kafkax.ConsumerConfig{CommitInterval: -1}, func(ctx context.Context, c holdfast.Claim) error {
+			_, p := c.Partition()
+			if p%2 == 0 {
+				return c.CommitSync(ctx, 10, "")
+			}
+			for next := range int64(10) {
+				c.Commit(next + 1)
+				time.Sleep(100 * time.Millisecond)
+			}
+			return nil
+		})
+		until(t, "the first commit", func() bool { return server.Requests(testkit.APIOffsetCommit) == 1 })
+		time.Sleep(4 * time.Second)
+		if n := server.Requests(testkit.APIOffsetCommit); n != 1 {
+			t.Errorf("%d commits on their way, want 1", n)
+		}
+		until(t, "all committed", func() bool {
+			n := 0
+			for _, next := range server.Committed("group", "orders") {
+				n += int(next)
+			}
+			return n == 80
+		})
+		r.stop(t)
+		checkCommits(t, server)
+	})
+}

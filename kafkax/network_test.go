@@ -211,3 +211,37 @@ func TestBrokersAreCopied(t *testing.T) {
 		}
 	})
 }
+
+// TestMovedName has the only name that is given lead to another broker from one moment on, the first one being gone.
+func TestMovedName(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		well, addrs := cluster.Dial, cluster.Brokers
+		cluster.Brokers = []string{"kafka.example:9092"}
+		var now atomic.Int32
+		cluster.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			switch {
+			case addr == cluster.Brokers[0] && now.Load() < int32(len(addrs)):
+				addr = addrs[now.Load()]
+			case addr == cluster.Brokers[0]:
+				return nil, &net.DNSError{Err: "no such host", Name: addr, IsNotFound: true}
+			}
+			return well(ctx, network, addr)
+		}
+		var seen ledger
+		r := start(t, cluster, kafkax.ConsumerConfig{}, seen.handle)
+		for i := range 3 {
+			fill(t, server, "orders", 1, 10)
+			until(t, "read and committed", func() bool { return committed(server) == int64(10*i+10) })
+			now.Store(int32(len(addrs))) // For a while there is none of that name.
+			server.Stop()
+			time.Sleep(40 * time.Second)
+			if err := server.Start(); err != nil {
+				t.Fatal(err)
+			}
+			now.Store(int32(i+1) % int32(len(addrs)))
+		}
+		fill(t, server, "orders", 1, 10)
+		until(t, "all committed", func() bool { return committed(server) == 40 && seen.distinct() == 40 })
+		r.stop(t)
+	})
+}
