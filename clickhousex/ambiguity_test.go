@@ -207,7 +207,7 @@ func TestCodesAfterSend(t *testing.T) {
 		counted   bool
 		attempts  int
 	}{
-		{testkit.ClickHouseInsert, 241, "", !ambiguous, !hold, counted, 4}, // Halved after two.
+		{testkit.ClickHouseInsert, 241, "", !ambiguous, !hold, counted, 3}, // Halved after two.
 		{testkit.ClickHouseInsert, 242, "", ambiguous, !hold, counted, 3},
 		{testkit.ClickHouseInsert, 243, "", ambiguous, !hold, counted, 3},
 		{testkit.ClickHouseInsert, 285, "", ambiguous, !hold, counted, 3},

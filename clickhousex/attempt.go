@@ -25,8 +25,8 @@ func (w *insertion) send(ctx context.Context, p part, query string) error {
 	}
 	token := ""
 	if w.cfg.Dedup == DedupToken && l.takesToken && w.token != nil {
-		var items []int
-		for _, run := range missing {
+		items := w.rows.items[missing[0].from:missing[0].to:missing[0].to]
+		for _, run := range missing[1:] {
 			items = append(items, w.rows.items[run.from:run.to]...)
 		}
 		token = w.token(items)

@@ -17,13 +17,32 @@
 // # What is guaranteed
 //
 // Every row of a Write that returned nil is stored. A row may be stored twice when an acknowledgement was lost, or an
-// insert failed half done, and the table does not deduplicate, or not for long enough: plain MergeTree without
-// non_replicated_deduplication_window, Distributed, Memory, servers before 22.2.
+// insert failed half done, and nothing keeps the repetition apart. What does is said in the log when the table is first
+// read, and by Inserter.Check:
+//
+//   - replicated: a Replicated or Shared MergeTree remembers its last inserts (replicated_deduplication_window), by their
+//     token from ClickHouse 22.2 on, and by their rows before that, which needs InserterConfig.Offsets.
+//   - window: a MergeTree with non_replicated_deduplication_window (from 21.4 on), in the same way.
+//   - columns: with InserterConfig.Offsets the rows say where they come from, and the Inserter asks the table for them
+//     before it repeats an insert: in any engine that can be read back at once, in any version. What a Distributed table
+//     or an asynchronous insert stores later is not seen in time.
+//   - none: plain MergeTree, Distributed, Memory.
+//
+// What is remembered is bounded: an outage that outlasts the window, in inserts of all writers or in time, ends it. Where
+// materialized views hang on the table, servers before 26.2 deduplicate the table only. A batch that is written again by
+// another process after a crash is known again by its token if it is cut the same, and by Offsets however it is cut; by
+// Offsets it is not seen that another member of the group has stored rows, and committed none, when the partition comes back
+// at the very offset where it was left.
+//
+// Two pipelines that write one table from one topic need Epochs of their own, or the table takes the second's rows for the
+// first's. Nobody can see that from inside of one pipeline, so nothing checks it.
 //
 // An insert is atomic as long as its rows fall into one partition of the table, are no more than max_insert_block_size, and
 // no materialized view hangs on the table. Of any other the server may have stored a part when it answers with an error, so
 // only what it checks before it writes is taken to say that nothing is stored. That leaves one gap: where rows of several
-// partitions fail in an expression of the sorting key or an index, a part of them may be stored twice.
+// partitions fail in an expression of the sorting key or an index, a part of them may be stored twice. When a server has not
+// the memory for an insert that is atomic, nothing of it is taken to be stored, and it is halved; of one that is not, the
+// table has to be asked first, or it stays whole.
 //
 // Set no clickhouse.WithAsync(false) in the context of a Write: then an acknowledgement does not mean stored.
 package clickhousex

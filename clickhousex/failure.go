@@ -3,6 +3,7 @@ package clickhousex
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/proto"
 )
@@ -40,6 +41,9 @@ func afterSend(err error, atomic bool) error {
 	}
 	var exception *proto.Exception
 	if !errors.As(err, &exception) {
+		if isCutShort(err) {
+			return &failure{class: ClassTransient, tooLarge: true, text: err.Error(), err: err}
+		}
 		return &failure{class: ClassAmbiguous, unknown: true, text: err.Error(), err: err}
 	}
 	class := classifyException(exception)
@@ -53,4 +57,10 @@ func afterSend(err error, atomic bool) error {
 	tooLarge := exception.Code == 241 && !raisedElsewhere(exception) // MEMORY_LIMIT_EXCEEDED
 	definite := raisedBeforeWriting(exception) || atomic && tooLarge
 	return &failure{class: class, unknown: !definite, tooLarge: tooLarge, text: text, err: err}
+}
+
+// isCutShort knows the driver's word for a connection that broke before the last column of the rows was written: the server
+// does not have them. One that has not the memory for a large insert may hang up so, and its exception gets lost.
+func isCutShort(err error) bool {
+	return strings.Contains(err.Error(), "failed to flush partial block")
 }

@@ -31,7 +31,8 @@ type insertion struct {
 	spans   []holdfast.Span
 
 	rows    *rows
-	filling sync.Mutex // Guards their scratch memory.
+	filling sync.Mutex  // Guards their scratch memory.
+	shrunk  atomic.Bool // An insert was halved for want of memory.
 
 	*record // Nil before the rows are known.
 }
@@ -252,6 +253,7 @@ func (w *insertion) insert(ctx context.Context, p part) error {
 			return err
 		case isTooLarge(err) && p.rows() > 1:
 			w.pace.shrink(p.rows())
+			w.shrunk.Store(true)
 			w.note(p, partSplit)
 		case Classify(err) != ClassData:
 			return err
@@ -300,7 +302,7 @@ func (w *insertion) refuseRow(p part, row int, err error) error {
 // found to have.
 func (w *insertion) try(ctx context.Context, p part) error {
 	first, tooLarge := true, 0
-	err := w.retry(ctx, func(error) bool { return tooLarge < 2 }, func(ctx context.Context) error {
+	err := w.retry(ctx, func(error) bool { return tooLarge < w.patience() }, func(ctx context.Context) error {
 		if !first {
 			w.counts.retries.Add(1)
 		}
@@ -330,6 +332,14 @@ func (w *insertion) try(ctx context.Context, p part) error {
 		_ = w.attempt(ctx, breaker.Ignore, func(ctx context.Context) error { return w.look(ctx, p) })
 	}
 	return err
+}
+
+// patience is how often an insert is tried that the server has not the memory for. The first time, others may have had it.
+func (w *insertion) patience() int {
+	if w.shrunk.Load() {
+		return 1
+	}
+	return 2
 }
 
 // isTooLarge says that the server had not the memory for an insert.

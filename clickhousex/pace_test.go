@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -246,4 +248,43 @@ func TestInserterConfigNames(t *testing.T) {
 			t.Errorf("%v lacks %s", err, want)
 		}
 	}
+}
+
+// brokenPipe is a connection that breaks when so many bytes were written since the last answer.
+type brokenPipe struct {
+	net.Conn
+	most, written int
+}
+
+func (c *brokenPipe) Read(p []byte) (int, error) {
+	c.written = 0
+	return c.Conn.Read(p)
+}
+
+func (c *brokenPipe) Write(p []byte) (int, error) {
+	if c.written += len(p); c.written > c.most {
+		_ = c.Close()
+		return 0, syscall.ECONNRESET
+	}
+	return c.Conn.Write(p)
+}
+
+// TestCutShort: a server that hangs up in the middle of a large insert has stored nothing of it, and may take a smaller one.
+func TestCutShort(t *testing.T) {
+	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+		opts := options(s)
+		opts.MaxCompressionBuffer = 4 << 10
+		opts.DialContext = func(ctx context.Context, addr string) (net.Conn, error) {
+			conn, err := s.Dial(ctx, addr)
+			return &brokenPipe{Conn: conn, most: 16 << 10}, err
+		}
+		in := newInserter[order](t, open(t, opts, clickhousex.Config{Breaker: tightBreaker(t, 100)}), "orders", clickhousex.InserterConfig{})
+		if err := in.Write(t.Context(), batchOf(0, 2000)); err != nil {
+			t.Fatal(err)
+		}
+		if got := in.Stats(); got.Ambiguous != 0 || got.Splits == 0 {
+			t.Errorf("Stats = %+v, want splits, and nothing ambiguous", got)
+		}
+		wantOnce(t, s, 2000)
+	})
 }
