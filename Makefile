@@ -77,7 +77,7 @@ bench-breaker: ## Compare the breaker with others', and print the ratios
 bench-consumer: ## Compare the consumer with others, and print the ratios (3 minutes)
 	@cd bench && go run ./consumer
 
-bench-dlq: ## Measure how fast dead letters are taken home, against producing the same messages
+bench-dlq: ## Measure how fast dead letters are written, to a topic and to the disk, and taken home
 	@cd bench && go run ./dlq
 
 bench-insert: ## Compare inserting with the driver's own ways, on servers-up's ClickHouse, and print the ratios

@@ -1,5 +1,5 @@
-// Dlq measures dead letters: how fast they are taken home, against producing the same messages. The broker is a process
-// of its own, and so is each measurement. See ../README.md.
+// Dlq measures dead letters: how fast they are written, to a topic and to the disk, and how fast they are taken home,
+// against producing the same messages. The broker is a process of its own, and so is each measurement. See ../README.md.
 //
 //	go run ./dlq
 package main
@@ -47,7 +47,7 @@ func main() {
 
 func compareAll(ctx context.Context, messages, rounds int) error {
 	results := make(compare.Results)
-	names := []string{"producer", "redrive"}
+	names := []string{"producer", "redrive", "topic", "spool", "spool-one"}
 	for round := range rounds {
 		// A broker of its own for each round, or its memory would fill up.
 		addrs, stop, err := compare.Serve(ctx, "-role", "broker", "-messages", fmt.Sprint(messages))
@@ -56,7 +56,11 @@ func compareAll(ctx context.Context, messages, rounds int) error {
 		}
 		for i := range names {
 			name := names[(i+round)%len(names)] // Nobody is always first.
-			s, err := compare.Run(ctx, "-role", name, "-brokers", addrs, "-messages", fmt.Sprint(messages), "-group", fmt.Sprint("round-", round))
+			n := messages
+			if name == "spool-one" {
+				n /= loneShare
+			}
+			s, err := compare.Run(ctx, "-role", name, "-brokers", addrs, "-messages", fmt.Sprint(n), "-group", fmt.Sprint("round-", round))
 			if err != nil {
 				stop()
 				return err
@@ -66,6 +70,9 @@ func compareAll(ctx context.Context, messages, rounds int) error {
 		stop()
 	}
 	results.Table("dlq")
+	for _, way := range []string{"topic", "spool", "spool-one"} {
+		fmt.Printf("letters/s written, %s %.0f\n", way, results.Median(way, compare.Rate))
+	}
 	fmt.Printf("letters/s redriven %.0f\n", results.Median("redrive", compare.Rate))
 	fmt.Printf("ratio redrive/producer %.2f\n", results.Median("redrive", compare.Rate)/results.Median("producer", compare.Rate))
 	return nil

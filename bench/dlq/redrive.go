@@ -23,7 +23,7 @@ const chunk = 2000
 // serve is a broker with letters in it.
 func serve(ctx context.Context, messages int) error {
 	k, err := testkit.StartKafka(testkit.KafkaConfig{Topics: map[string]int{
-		"orders": partitions, "orders.dlq": partitions, "orders.dlq.parked": 1, "produced": partitions,
+		"orders": partitions, "orders.dlq": partitions, "orders.dlq.parked": 1, "produced": partitions, "written.dlq": partitions,
 	}})
 	if err != nil {
 		return err
@@ -33,7 +33,7 @@ func serve(ctx context.Context, messages int) error {
 		records := make([]holdfast.Message, min(1000, messages-first))
 		for i := range records {
 			m := message(first + i)
-			records[i] = dlq.Encode(dlq.Letter{Message: m, Reason: dlq.RetriesExhausted, Group: "billing", Stage: "price", Attempts: 3, DeadAt: time.Now()})
+			records[i] = dlq.Encode(letter(m))
 			records[i].Topic, records[i].Partition = "orders.dlq", m.Partition
 		}
 		if err := k.Produce(ctx, records...); err != nil {
@@ -56,6 +56,10 @@ func message(i int) holdfast.Message {
 	}
 }
 
+func letter(m holdfast.Message) dlq.Letter {
+	return dlq.Letter{Message: m, Reason: dlq.RetriesExhausted, Group: "billing", Stage: "price", Attempts: 3, DeadAt: time.Now()}
+}
+
 // contend moves all messages, and prints what that cost.
 func contend(ctx context.Context, name string, brokers []string, group string, messages int) error {
 	cluster := kafkax.Cluster{Brokers: brokers}
@@ -68,6 +72,12 @@ func contend(ctx context.Context, name string, brokers []string, group string, m
 	switch name {
 	case "producer":
 		s, err = produce(ctx, producer, messages)
+	case "topic":
+		s, err = write(ctx, producer, messages)
+	case "spool":
+		s, err = spool(ctx, messages, partitions, writeBatch)
+	case "spool-one":
+		s, err = spool(ctx, messages, loneWriters, 1)
 	case "redrive":
 		s, err = redrive(ctx, cluster, producer, group)
 	default:
