@@ -168,9 +168,12 @@ func (j *journey) stops(ctx context.Context, messages []holdfast.Message) ([]sto
 func (j *journey) sendTo(ctx context.Context, s stop, outgoing []holdfast.Message) (refused []int, err error) {
 	left := s.letters
 	err = j.claim.persist(ctx, func() error {
-		messages := make([]holdfast.Message, 0, len(left))
-		for _, i := range left {
-			messages = append(messages, outgoing[i])
+		messages := outgoing
+		if len(left) < len(outgoing) {
+			messages = make([]holdfast.Message, 0, len(left))
+			for _, i := range left {
+				messages = append(messages, outgoing[i])
+			}
 		}
 		var err error
 		if s.partition < 0 {

@@ -637,6 +637,117 @@ func TestRedriveSaysThatItsTargetIsMissing(t *testing.T) {
 	})
 }
 
+// Two who redrive the same at the same time share the partitions, and both come to an end.
+func TestTwoRedriveTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		o.bury(60, unchanged)
+		var runs sync.WaitGroup
+		for i := range 2 {
+			runs.Go(func() {
+				time.Sleep(time.Duration(i) * time.Second)
+				o.run(o.clerk().redrive(true, dlq.RedriveConfig{Letters: dlq.SourceConfig{MessagesPerSecond: 10}}))
+			})
+		}
+		runs.Wait()
+		if n := len(o.messages("orders")); n != 60 {
+			t.Errorf("%d messages came home, want 60", n)
+		}
+	})
+}
+
+// doubting is a target that has written what it does not know it has.
+type doubting struct {
+	*clerk
+	doubts int
+}
+
+func (d *doubting) ProduceTo(ctx context.Context, topic string, partition int, messages ...holdfast.Message) error {
+	err := d.clerk.ProduceTo(ctx, topic, partition, messages...)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err == nil && topic == "orders" && d.doubts > 0 {
+		d.doubts--
+		return holdfast.Ambiguous(errors.New("no answer"))
+	}
+	return err
+}
+
+// What may have been written is looked for before it is written again.
+func TestLostAcknowledgementIsLookedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		o.bury(20, unchanged)
+		c := o.clerk()
+		ledger, err := dlq.NewLedger(c, c.admin, dlq.LedgerConfig{Topic: "ledger"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := dlq.NewRedrive(c.consumer, &doubting{c, 3}, c.admin, dlq.RedriveConfig{
+			Topic: "orders.dlq", Letters: dlq.SourceConfig{Ledger: ledger, Logger: slog.New(slog.DiscardHandler)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := o.run(r); s.Redriven != 20 || len(o.messages("orders")) != 20 {
+			t.Errorf("%+v, %d messages, want 20", s, len(o.messages("orders")))
+		}
+	})
+}
+
+// The ledger of a pipeline's way home knows what the pipeline has settled, and nothing else.
+func TestSourceKeepsTheLedger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		o.bury(20, unchanged)
+		c := o.clerk()
+		take := func(group string, settle int64) (got int) {
+			ledger, err := dlq.NewLedger(c, c.admin, dlq.LedgerConfig{Topic: "ledger"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			s, err := dlq.NewSource(as{c.consumer, group}, dlq.SourceConfig{Ledger: ledger, Logger: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var mu sync.Mutex
+			if err := s.Consume(ctx, func(ctx context.Context, claim holdfast.Claim) error {
+				for {
+					messages, err := claim.Fetch(ctx)
+					if err != nil {
+						return err
+					}
+					mu.Lock()
+					got += len(messages)
+					mu.Unlock()
+					claim.Commit(min(messages[len(messages)-1].ClaimOffset()+1, settle))
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return got
+		}
+		if n := take("first", 7); n != 20 {
+			t.Errorf("the first got %d letters, want 20", n)
+		}
+		if n := take("second", 10); n != 6 {
+			t.Errorf("the second got %d letters, want the 3 of each partition that the first did not settle", n)
+		}
+	})
+}
+
+// as is a consumer's claims for a group.
+type as struct {
+	consumer *kafkax.Consumer
+	group    string
+}
+
+func (a as) Consume(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error {
+	return a.consumer.ConsumeAs(ctx, a.group, []string{"orders.dlq"}, handle)
+}
+
 // Letters in a format that does not say where a message came from can only be sent where the operator says.
 func TestLettersWithoutOriginNeedATarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

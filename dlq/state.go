@@ -40,7 +40,7 @@ func (s *sorter) sort(ctx context.Context, record *holdfast.Message) (Letter, St
 		return l, Foreign, nil //nolint:nilerr // That is what the state says.
 	case !s.filter.wants(&l, record):
 		return l, Unwanted, nil
-	case s.ledger.knows(l.ID(), l.Redrives+1):
+	case s.ledger != nil && s.ledger.knows(l.ID(), l.Redrives+1):
 		return l, Redriven, nil
 	}
 	if l.Reason == CircuitOpen && s.homes != nil {
