@@ -1,9 +1,11 @@
 package dlq_test
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -439,5 +441,42 @@ func TestSpoolRefusesNonsense(t *testing.T) {
 	}
 	if _, err := dlq.OpenSpool(dir, dlq.SpoolConfig{}); err == nil || errors.Is(err, dlq.ErrSpoolInUse) {
 		t.Errorf("not a spool: %v", err)
+	}
+}
+
+// keptMessages are what testdata's spools hold.
+func keptMessages() []holdfast.Message {
+	return []holdfast.Message{
+		{Topic: "orders.dlq", Partition: 3, Key: []byte("k"), Value: []byte("v"), Headers: []holdfast.Header{{Key: "a", Value: []byte{0xff}}, {Key: "b"}}},
+		{Topic: "orders", Partition: -1, Key: []byte("k"), Value: []byte{}, Time: time.UnixMilli(1_700_000_000_123).UTC()},
+		{Topic: "orders", Partition: -1},
+	}
+}
+
+// A spool that a release with this format has left is read by every later one that says so.
+func TestSpoolReadsWhatAnEarlierReleaseLeft(t *testing.T) {
+	packed, err := os.Open(filepath.Join("testdata", "spool-format-1.db.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = packed.Close() }()
+	file, err := gzip.NewReader(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, err := io.ReadAll(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "spool.db"), whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var got []holdfast.Message
+	if err := openSpool(t, dir, dlq.SpoolConfig{}).Drain(t.Context(), func(_ context.Context, m []holdfast.Message) error {
+		got = append(got, m...)
+		return nil
+	}); err != nil || !reflect.DeepEqual(got, keptMessages()) {
+		t.Errorf("%v, %v", got, err)
 	}
 }

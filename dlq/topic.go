@@ -111,8 +111,9 @@ type Topic struct {
 	cfg      TopicConfig
 	host     string
 
-	spooling atomic.Bool   // Letters lie in the spool.
-	wake     chan struct{} // There is something in the spool.
+	spooling atomic.Bool     // Letters lie in the spool.
+	wake     chan struct{}   // There is something in the spool.
+	life     context.Context // Of the draining, until Close.
 	end      context.CancelFunc
 	ended    chan struct{}
 }
@@ -135,8 +136,7 @@ func NewTopic(p Producer, cfg TopicConfig) (*Topic, error) {
 	}
 	t := &Topic{producer: p, cfg: cfg, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	t.host, _ = os.Hostname() // Without a name letters do without it.
-	ctx, end := context.WithCancel(context.Background())
-	t.end = end
+	t.life, t.end = context.WithCancel(context.Background())
 	if cfg.Spool == nil {
 		close(t.ended)
 		return t, nil
@@ -145,7 +145,7 @@ func NewTopic(p Producer, cfg TopicConfig) (*Topic, error) {
 		t.spooling.Store(true)
 		t.wake <- struct{}{}
 	}
-	go t.drain(ctx)
+	go t.drain()
 	return t, nil
 }
 

@@ -43,31 +43,31 @@ func (t *Topic) spool(ctx context.Context, records []holdfast.Message, indexes [
 	signal(t.wake)
 }
 
-// drain writes what is in the spool to the topic, whenever there is something and the topic takes it, until ctx ends.
-func (t *Topic) drain(ctx context.Context) {
+// drain writes what is in the spool to the topic, whenever there is something and the topic takes it, until Close.
+func (t *Topic) drain() {
 	defer close(t.ended)
 	for {
 		select {
 		case <-t.wake:
-		case <-ctx.Done():
+		case <-t.life.Done():
 			return
 		}
 		for tries := 1; ; tries++ {
-			if t.cfg.Breaker.WaitUntilReady(ctx) != nil {
+			if t.cfg.Breaker.WaitUntilReady(t.life) != nil {
 				return
 			}
 			t.spooling.Store(true)
-			err := t.cfg.Spool.Drain(ctx, t.redeliver)
+			err := t.cfg.Spool.Drain(t.life, t.redeliver)
 			if err == nil {
 				break
 			}
-			if ctx.Err() != nil {
+			if t.life.Err() != nil {
 				return
 			}
 			if tries == 1 {
 				t.cfg.Logger.Warn("dead letters stay on the local disk", slog.String("topic", t.cfg.Topic), slog.Any("err", err))
 			}
-			if sleep(ctx, backoff(tries, err)) != nil {
+			if sleep(t.life, backoff(tries, err)) != nil {
 				return
 			}
 		}
