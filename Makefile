@@ -84,6 +84,10 @@ bench-insert: ## Compare inserting with the driver's own ways, on servers-up's C
 	@[[ -n $${HOLDFAST_CLICKHOUSE:-} ]] || eval "$$(scripts/servers status | grep ^export)"; \
 	: "$${HOLDFAST_CLICKHOUSE:?make servers-up first}"; cd bench && go run ./insert
 
+bench-pipeline: ## Compare a whole pipeline with others'; into ClickHouse, too, when servers-up has started one (20 minutes)
+	@[[ -n $${HOLDFAST_CLICKHOUSE:-} ]] || eval "$$(scripts/servers status | grep ^export)"; \
+	cd bench && go run ./pipeline
+
 quickstart: ## Run the smallest whole program: Kafka and ClickHouse in process, no setup
 	@go run ./examples/quickstart
 
