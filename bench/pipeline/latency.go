@@ -62,7 +62,9 @@ func latency(ctx context.Context, brokers []string, messages int, consume func(c
 	}
 	slices.Sort(took)
 	stop()
-	_ = <-done // The context's end.
+	if err := <-done; err != nil && ctx.Err() == nil {
+		return compare.Sample{}, err
+	}
 	return compare.Sample{Count: len(took), Wall: took[len(took)/2]}, nil
 }
 
@@ -74,6 +76,7 @@ type arrival struct {
 // oursOneByOne is a pipeline whose stage is the handler.
 func oursOneByOne(group string) func(context.Context, []string, func(uint64)) error {
 	return func(ctx context.Context, brokers []string, entered func(uint64)) error {
+		//nolint:contextcheck // Nothing is asked of a server before Run.
 		p, err := newPipelineWith(brokers, group, trail, pipeline.Map("enter", func(ctx context.Context, m holdfast.Message) (order, error) {
 			o, err := pipeline.JSON[order](ctx, m)
 			entered(o.ID)
