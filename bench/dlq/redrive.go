@@ -22,7 +22,7 @@ const chunk = 2000
 
 // serve is a broker with letters in it.
 func serve(ctx context.Context, messages int) error {
-	k, err := testkit.StartKafka(testkit.KafkaConfig{Topics: map[string]int{ //nolint:contextcheck // It serves until its parent ends.
+	k, err := testkit.StartKafka(testkit.KafkaConfig{Topics: map[string]int{ //nolint:contextcheck // The server outlives any context. //nolint:contextcheck // It serves until its parent ends.
 		"orders": partitions, "orders.dlq": partitions, "orders.dlq.parked": 1, "produced": partitions, "written.dlq": partitions,
 	}})
 	if err != nil {
