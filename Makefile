@@ -66,6 +66,9 @@ sim-replay: ## Run seed SEED up to 500 times, and say how often it fails: a seed
 sim-mutants: ## Break each of the library's rules on purpose: the simulation must notice within 200 seeds
 	@go test -count=1 -v -timeout 0 -tags mutants -run '^TestMutants$$' ./pipeline | $(report)
 
+spool-kills: ## Kill a process 200 times that fills and drains a spool, and look for what it had acknowledged
+	@HOLDFAST_SPOOL_KILLS=200 go test -count=1 -timeout 0 -run '^TestSpoolSurvivesKill$$' ./dlq
+
 cover: ## Say how much of the library the tests run, line by line in coverage.html
 	@go test -coverpkg=./... -coverprofile=coverage.out ./...
 	@go tool cover -html=coverage.out -o coverage.html
