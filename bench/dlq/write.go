@@ -18,7 +18,7 @@ const (
 
 // write dead-letters all messages, each partition by a goroutine of its own, as a pipeline's claims do.
 func write(ctx context.Context, producer dlq.Producer, messages int) (compare.Sample, error) {
-	topic, err := dlq.NewTopic(producer, dlq.TopicConfig{Topic: "written.dlq"}) //nolint:contextcheck // It does no I/O.
+	topic, err := dlq.NewTopic(producer, dlq.TopicConfig{Topic: "written.dlq"})
 	if err != nil {
 		return compare.Sample{}, err
 	}
