@@ -19,9 +19,9 @@ SEED     ?= 1
 BROKERS ?= 1
 
 # What takes too long for every change. More goes here, one target a word.
-NIGHTLY := race fuzz cover bench-breaker bench-consumer spool-kills redrive-kills test-real-cluster sim-mutants
+NIGHTLY := race fuzz cover bench-breaker bench-consumer bench-producer spool-kills redrive-kills test-real-cluster sim-mutants
 
-.PHONY: help build test race lint fmt tidy diff fuzz cover bench-breaker bench-consumer bench-dlq bench-insert quickstart \
+.PHONY: help build test race lint fmt tidy diff fuzz cover bench-breaker bench-consumer bench-producer bench-dlq bench-insert quickstart \
 	spool-kills redrive-kills servers-up servers-down test-real fuzz-real test-real-cluster check nightly
 
 help: ## Show this list
@@ -79,6 +79,9 @@ bench-breaker: ## Compare the breaker with others', and print the ratios
 
 bench-consumer: ## Compare the consumer with others, and print the ratios (3 minutes)
 	@cd bench && go run ./consumer
+
+bench-producer: ## Compare the producer with others, and print the ratios (2 minutes)
+	@cd bench && go run ./producer
 
 bench-dlq: ## Measure how fast dead letters are written, to a topic and to the disk, and taken home
 	@cd bench && go run ./dlq

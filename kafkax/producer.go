@@ -52,7 +52,7 @@ func NewProducer(cluster Cluster, cfg ProducerConfig) (*Producer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Producer{cfg: cfg, net: newNetwork(cluster.withDefaults(), cfg.Timeout), buffer: buffer{limit: cfg.MaxBufferedBytes}}
+	p := &Producer{cfg: cfg, net: newNetwork(cluster.withDefaults(), cfg.Timeout), buffer: buffer{limit: int64(cfg.MaxBufferedBytes)}}
 	p.identities = identities{producer: p, turn: make(chan struct{}, 1)}
 	p.open, p.close = context.WithCancel(context.Background())
 	if cfg.Spool != nil {

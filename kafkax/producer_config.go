@@ -36,8 +36,8 @@ type ProducerConfig struct {
 	// BatchBytes is about how many bytes of messages go into one request. A larger message goes alone. 0 means 900,000.
 	BatchBytes int
 
-	// MaxRequests is how many requests may be on their way to one broker at once, at most one for each partition. A broker
-	// works on one after the other. 0 means 2.
+	// MaxRequests is how many requests may be on their way to one broker at once, each over a connection of its own and at
+	// most one for each partition. A second one is sent, and its connection opened, only when it is full. 0 means 2.
 	MaxRequests int
 
 	// MaxBufferedBytes bounds the memory of the messages that have been taken and not yet settled, over all calls. Callers

@@ -2,6 +2,7 @@ package kafkax
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/segmentio/kafka-go"
@@ -14,9 +15,9 @@ import (
 // 100 MiB by default.
 const maxRequestBytes = 16 << 20
 
-// link is a Producer's way to one broker: one connection, over which batches of several partitions go in one request. A
-// lone batch leaves at once. What comes while a request is on its way gathers, unless it is worth a request already: a
-// broker would not look at it before it has answered the first one, anyway.
+// link is a Producer's way to one broker. Batches of several partitions go in one request. A lone batch leaves at once.
+// What comes while a request is on its way gathers, until it is worth a request of its own, which goes over a connection
+// of its own: a broker reads nothing more from a connection before it has answered.
 //
 // Who brings a batch sends it, and what others bring meanwhile.
 type link struct {
@@ -27,12 +28,13 @@ type link struct {
 	waiting []*batch
 	bytes   int // Of those.
 	sending bool
-	conn    *linkConn // Or nil.
+	conns   []*linkConn
+	onWay   int // Requests, one to a connection.
 }
 
 type linkConn struct {
 	*wire.ProduceConn
-	onWay int // Requests, with the link's lock.
+	busy bool // With the link's lock.
 }
 
 func (p *Producer) link(addr string) *link {
@@ -63,7 +65,7 @@ func (l *link) due() bool {
 		return false
 	}
 	cfg := &l.producer.cfg
-	return l.conn == nil || l.conn.onWay == 0 || l.conn.onWay < cfg.MaxRequests && l.bytes >= cfg.BatchBytes
+	return l.onWay == 0 || l.onWay < cfg.MaxRequests && l.bytes >= cfg.BatchBytes
 }
 
 // run sends what waits, as long as it is due.
@@ -90,8 +92,8 @@ func (l *link) run() {
 			}
 		}
 		l.mu.Lock()
-		if err == nil {
-			conn.onWay++ // Its answer may have been counted already.
+		if err != nil && conn != nil {
+			l.free(conn)
 		}
 		l.sending = false
 		again = l.due()
@@ -134,12 +136,15 @@ func (l *link) take() []*batch {
 	return request
 }
 
-// connect is for the one who sends.
+// connect finds a connection for the next request, or opens one. It is for the one who sends.
 func (l *link) connect() (*linkConn, error) {
 	l.mu.Lock()
-	conn := l.conn
+	conn, ok := find(l.conns, func(c *linkConn) bool { return !c.busy })
+	if ok {
+		l.occupy(conn)
+	}
 	l.mu.Unlock()
-	if conn != nil {
+	if ok {
 		return conn, nil
 	}
 	p := l.producer
@@ -149,17 +154,30 @@ func (l *link) connect() (*linkConn, error) {
 	}
 	conn = &linkConn{ProduceConn: dialled}
 	l.mu.Lock()
-	l.conn = conn
+	l.conns = append(l.conns, conn)
+	l.occupy(conn)
 	l.mu.Unlock()
 	p.serving.Go(func() {
-		_ = conn.Serve(func() { l.changed(func() { conn.onWay-- }) }) // The batches are told what goes wrong.
+		_ = conn.Serve(func() { l.changed(func() { l.free(conn) }) }) // The batches are told what goes wrong.
 		l.changed(func() {
-			if l.conn == conn {
-				l.conn = nil
-			}
+			l.conns = slices.DeleteFunc(l.conns, func(c *linkConn) bool { return c == conn })
+			l.free(conn)
 		})
 	})
 	return conn, nil
+}
+
+// occupy and free say whether a request is on its way over a connection. They need the lock.
+func (l *link) occupy(conn *linkConn) {
+	conn.busy = true
+	l.onWay++
+}
+
+func (l *link) free(conn *linkConn) {
+	if conn.busy {
+		conn.busy = false
+		l.onWay--
+	}
 }
 
 // changed makes a change under the lock, and has sent what is due after it.

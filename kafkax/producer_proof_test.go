@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,97 +13,11 @@ import (
 	"github.com/segmentio/kafka-go"
 
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/internal/fates"
 	"github.com/holdfast-io/holdfast/kafkax"
 	"github.com/holdfast-io/holdfast/retry"
 	"github.com/holdfast-io/holdfast/testkit"
 )
-
-// fate is what a producer has said of a message.
-type fate int
-
-const (
-	unsettled fate = iota
-	acknowledged
-	refused // Not written.
-	unknown
-)
-
-// fates notes what becomes of messages, which are numbered; a message's value is its number.
-type fates struct {
-	t *testing.T
-
-	mu    sync.Mutex
-	all   []fate
-	order map[string][]int // By key, as they were settled with success.
-}
-
-func (f *fates) message(topic, key string) (int, holdfast.Message) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	id := len(f.all)
-	f.all = append(f.all, unsettled)
-	return id, holdfast.Message{Topic: topic, Key: []byte(key), Value: strconv.AppendInt(nil, int64(id), 10)}
-}
-
-func (f *fates) settle(id int, key string, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.all[id] != unsettled {
-		f.t.Errorf("message %d is settled twice", id)
-	}
-	switch {
-	case err == nil:
-		f.all[id] = acknowledged
-		f.order[key] = append(f.order[key], id)
-	case holdfast.IsAmbiguous(err):
-		f.all[id] = unknown
-	default:
-		f.all[id] = refused
-	}
-}
-
-// check compares what was said with what is in the topic: what was acknowledged is there exactly once and in order of
-// its key, what was refused is not, and what is unknown is there once at most.
-func (f *fates) check(messages []holdfast.Message) {
-	f.t.Helper()
-	times := make(map[int]int)
-	order := make(map[string][]int)
-	for _, m := range messages {
-		id, err := strconv.Atoi(string(m.Value))
-		if err != nil {
-			f.t.Fatal(err)
-		}
-		times[id]++
-		if f.all[id] == acknowledged {
-			order[string(m.Key)] = append(order[string(m.Key)], id)
-		}
-	}
-	for id, fate := range f.all {
-		n := times[id]
-		switch {
-		case fate == unsettled:
-			f.t.Errorf("message %d: nothing was said of it", id)
-		case fate == acknowledged && n != 1, fate == refused && n != 0, fate == unknown && n > 1:
-			f.t.Errorf("message %d: fate %d, and it is there %d times", id, fate, n)
-		}
-	}
-	for key, ids := range order {
-		for i := 1; i < len(ids); i++ {
-			if ids[i] < ids[i-1] {
-				f.t.Errorf("key %s: message %d lies behind %d", key, ids[i-1], ids[i])
-			}
-		}
-	}
-}
-
-func (f *fates) count(want fate) (n int) {
-	for _, got := range f.all {
-		if got == want {
-			n++
-		}
-	}
-	return n
-}
 
 // TestProduceProof produces among random faults, over many seeds, and checks every message.
 func TestProduceProof(t *testing.T) {
@@ -112,27 +25,27 @@ func TestProduceProof(t *testing.T) {
 	if testing.Short() {
 		seeds = 5
 	}
-	total := make(map[fate]int)
+	total := make(map[fates.Fate]int)
 	for seed := range uint64(seeds) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			luck := rand.New(rand.NewPCG(seed, 0))
 			cfg := kafkax.ProducerConfig{Retry: retry.Policy{Attempts: 1 + luck.IntN(5)}, BatchBytes: 200 << luck.IntN(8), Timeout: time.Second}
 			kcfg := testkit.KafkaConfig{Topics: map[string]int{"orders": 3}, Brokers: 3}
 			withProducer(t, kcfg, cfg, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
-				f := &fates{t: t, order: make(map[string][]int)}
+				var book fates.Book
 				for range 60 {
 					misfortune(t, luck, server)
 					for range luck.IntN(30) {
 						key := fmt.Sprint(luck.IntN(6))
-						id, m := f.message("orders", key)
+						id, m := book.Message("orders", key)
 						ctx, cancel := context.WithTimeout(t.Context(), time.Duration(luck.IntN(20_000))*time.Millisecond)
 						err := p.ProduceAsync(ctx, m, func(err error) {
 							cancel()
-							f.settle(id, key, err)
+							book.Settle(id, err)
 						})
 						if err != nil {
 							cancel()
-							f.settle(id, key, err)
+							book.Settle(id, err)
 						}
 					}
 					if luck.IntN(3) == 0 {
@@ -153,17 +66,19 @@ func TestProduceProof(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				f.check(messages)
-				for _, what := range []fate{acknowledged, refused, unknown} {
-					total[what] += f.count(what)
+				for _, fault := range book.Check(messages) {
+					t.Error(fault)
+				}
+				for _, what := range []fates.Fate{fates.Acknowledged, fates.NotWritten, fates.Unknown} {
+					total[what] += book.Count(what)
 				}
 			})
 		})
 	}
-	if total[acknowledged] == 0 || total[refused] == 0 || total[unknown] == 0 {
+	if len(total) < 3 || total[fates.Acknowledged] == 0 || total[fates.NotWritten] == 0 || total[fates.Unknown] == 0 {
 		t.Errorf("the faults do not bring about every fate: %v", total)
 	}
-	t.Logf("acknowledged %d, refused %d, unknown %d", total[acknowledged], total[refused], total[unknown])
+	t.Log(total)
 }
 
 func misfortune(t *testing.T, luck *rand.Rand, server *testkit.KafkaServer) {

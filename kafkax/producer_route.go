@@ -34,6 +34,7 @@ type route struct {
 	topic    string
 	turn     chan struct{} // A token for who asks a broker.
 	known    atomic.Pointer[topicLayout]
+	old      atomic.Bool // What is known should be asked for again. Set by writers, who look at the clock once a batch.
 
 	mu      sync.Mutex
 	writers map[int]*writer
@@ -84,7 +85,7 @@ func (r *route) close() {
 func (r *route) layout(ctx context.Context) (*topicLayout, error) {
 	p := r.producer
 	known := r.known.Load()
-	if known != nil && (time.Since(known.asked) < layoutAge || p.cfg.Breaker.IsOpen()) {
+	if known != nil && (!r.old.Load() || p.cfg.Breaker.IsOpen()) {
 		return known, nil
 	}
 	ctx, end, err := p.begin(ctx)
@@ -113,6 +114,13 @@ func (r *route) layout(ctx context.Context) (*topicLayout, error) {
 		}
 		return l, err
 	})
+}
+
+// age notes when what is known has become old.
+func (r *route) age() {
+	if l := r.known.Load(); l != nil && time.Since(l.asked) >= layoutAge {
+		r.old.Store(true)
+	}
 }
 
 // leader says where the leader of a partition is, as far as known.
@@ -154,6 +162,7 @@ func (r *route) refresh(ctx context.Context, stale *topicLayout) (*topicLayout, 
 	}
 	l.asked = asked
 	r.known.Store(l)
+	r.old.Store(false)
 	return l, nil
 }
 

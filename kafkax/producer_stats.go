@@ -35,7 +35,7 @@ func (c *producerCounts) note(n int, o *outcome) {
 func (p *Producer) Stats() ProducerStats {
 	return ProducerStats{
 		Written: p.counts.written.Load(), NotWritten: p.counts.notWritten.Load(), Ambiguous: p.counts.ambiguous.Load(),
-		Requests: p.counts.requests.Load(), Identities: p.counts.identities.Load(), Buffered: p.buffer.size(),
+		Requests: p.counts.requests.Load(), Identities: p.counts.identities.Load(), Buffered: int(p.buffer.used.Load()),
 		Spooled: p.counts.spooled.Load(), Drained: p.counts.drained.Load(), Spool: p.outbox != nil && p.outbox.filled.Load(),
 	}
 }

@@ -15,6 +15,10 @@ import (
 	"github.com/holdfast-io/holdfast/retry"
 )
 
+// everyClock is after how many messages of a batch the clock is looked at, once there are as many. Looking each time would
+// be a tenth of the work.
+const everyClock = 32
+
 // writer writes to one partition, one batch after the other. What comes while a batch is on its way gathers in the next
 // ones. It runs in a goroutine as long as there is something to write.
 type writer struct {
@@ -26,6 +30,7 @@ type writer struct {
 	closed  bool
 	running bool
 	queue   []*batch // The last one gathers.
+	now     int64    // For messages without a time, in milliseconds since 1970.
 
 	// Of the goroutine: who it is to the broker, and the sequence number of the next message. It moves on with an
 	// acknowledgement, and starts again with the next identity when a batch's fate is unknown.
@@ -44,14 +49,17 @@ func (w *writer) add(messages []holdfast.Message, entries []entry) bool {
 	if w.closed {
 		return false
 	}
-	now := time.Now().UnixMilli()
 	for _, e := range entries {
 		n := len(w.queue)
 		if n == 0 || w.queue[n-1].Size()+e.size > w.producer.cfg.BatchBytes || w.queue[n-1].drained != e.drained {
 			w.queue = append(w.queue, w.producer.newBatch(w.at))
 			n++
 		}
-		w.queue[n-1].add(&messages[e.index], e, now)
+		b := w.queue[n-1]
+		if b.Len() < everyClock || b.Len()%everyClock == 0 {
+			w.now = time.Now().UnixMilli()
+		}
+		b.add(&messages[e.index], e, w.now)
 	}
 	if !w.running {
 		w.running = true
@@ -74,6 +82,7 @@ func (w *writer) run() {
 			w.write(b)
 		}
 		w.producer.release(b)
+		w.route.age()
 	}
 }
 

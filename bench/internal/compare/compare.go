@@ -26,6 +26,7 @@ type Sample struct {
 	CPU    time.Duration // User and system time of the process in that time.
 	Allocs uint64
 	Close  time.Duration // How long closing took, idle.
+	P50    time.Duration // Of one call, where calls are timed.
 }
 
 // Meter measures this process from its start.
