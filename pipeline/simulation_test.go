@@ -23,10 +23,10 @@ import (
 )
 
 // Everything around a pipeline fails at random: the stage, the sink, the dead-letter queue, the group. SEEDS says how
-// many runs there are (200), SEED the first one's seed (1). A seed fixes the dice, not which goroutine throws them first;
+// many runs there are (60), SEED the first one's seed (1). A seed fixes the dice, not which goroutine throws them first;
 // so REPLAY=n runs one seed n times and says how often it fails.
 func TestSimulation(t *testing.T) {
-	first, seeds, replays := setting(t, "SEED", 1), setting(t, "SEEDS", 200), setting(t, "REPLAY", 0)
+	first, seeds, replays := setting(t, "SEED", 1), setting(t, "SEEDS", 60), setting(t, "REPLAY", 0)
 	if replays > 0 {
 		replay(t, first, replays)
 		return
@@ -40,16 +40,19 @@ func TestSimulation(t *testing.T) {
 	fmt.Printf("%d seeds: lost=%d disordered=%d ahead=%d leaked=%d\n", ran, total.lost, total.disordered, total.ahead, total.leaked)
 }
 
+// run simulates a seed twice: between servers that can do everything wrong, and over real protocols.
 func run(t *testing.T, seed int, total *tally) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		defer func() {
-			if t.Failed() {
-				t.Logf("this was seed %d; run it again with make sim-replay SEED=%d", seed, seed)
-			}
-		}()
-		total.add(simulate(t, uint64(seed)))
-	})
+	for _, world := range []func(*testing.T, uint64) tally{simulate, simulateWire} {
+		synctest.Test(t, func(t *testing.T) {
+			defer func() {
+				if t.Failed() {
+					t.Logf("this was seed %d; run it again with make sim-replay SEED=%d", seed, seed)
+				}
+			}()
+			total.add(world(t, uint64(seed)))
+		})
+	}
 }
 
 func replay(t *testing.T, seed, times int) {
