@@ -128,6 +128,12 @@ func TestRefusesToStart(t *testing.T) {
 					}
 				}
 			}
+			for _, insert := range s.Inserts() {
+				off := insert.Settings["insert_deduplicate"] == "0"
+				if off != (tt.cfg.Dedup == clickhousex.DedupOff) {
+					t.Errorf("%s: insert_deduplicate=0 is sent: %v", tt.name, off)
+				}
+			}
 			if want := map[bool]int{true: 0, false: 2}[tt.refused]; s.Count("orders") != want {
 				t.Errorf("%s: %d rows stored, want %d", tt.name, s.Count("orders"), want)
 			}

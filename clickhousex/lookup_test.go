@@ -82,6 +82,15 @@ func TestOffsetsAreRequired(t *testing.T) {
 			}
 		})
 	}
+	narrow := strings.Replace(markedDDL, "_partition UInt32", "_partition UInt8", 1) + "MergeTree ORDER BY id"
+	bubble(t, testkit.ClickHouseConfig{Tables: []string{narrow}}, func(t *testing.T, s *testkit.ClickHouseServer) {
+		in := newInserter[order](t, open(t, options(s), clickhousex.Config{}), "orders", byMessage)
+		b := batchOf(0, 1)
+		b.Spans[0].Partition, b.Items[0].Source.Partition = 300, 300
+		if err := in.Write(t.Context(), b); !holdfast.IsHold(err) || holdfast.IsPermanent(err) {
+			t.Errorf("a column too narrow for the partition: got %v, want Hold", err)
+		}
+	})
 	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
 		in := newInserter[order](t, open(t, options(s), clickhousex.Config{}), "orders", byMessage)
 		if err := in.Write(t.Context(), batchOf(0, 1)); !holdfast.IsHold(err) {
@@ -254,8 +263,29 @@ func TestResume(t *testing.T) {
 		if n := write(in, 30, 8); n != 1 {
 			t.Errorf("%d calls beyond what the table had, want 1", n)
 		}
-		write(in, 2, 30) // The partition comes back from another member.
-		wantOnce(t, s, 38)
+		write(newInserter[order](t, ch, "orders", byMessage), 38, 20) // Another member has the partition, and commits 41.
+		write(in, 41, 20)
+		wantOnce(t, s, 61)
+	})
+}
+
+// TestResumeValues: values of one message are told apart.
+func TestResumeValues(t *testing.T) {
+	marked(t, func(t *testing.T, s *testkit.ClickHouseServer) {
+		cfg := byMessage
+		cfg.Offsets = clickhousex.OffsetsOfValues
+		for _, n := range []int{3, 5} {
+			b := batchOf(0, n)
+			b.Spans[0].Next = 1
+			for i := range b.Items {
+				b.Items[i].Source.Offset, b.Items[i].Index = 0, i
+			}
+			in := newInserter[order](t, open(t, options(s), clickhousex.Config{}), "orders", cfg)
+			if err := in.Write(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+			wantOnce(t, s, n)
+		}
 	})
 }
 

@@ -90,7 +90,7 @@ func (w *insertion) misfit(unfit map[int]error) error {
 	for _, fault := range unfit {
 		row, ok := errors.AsType[*RowError](fault)
 		if ok && row.Column != "" && !slices.ContainsFunc(own, func(f field) bool { return f.column == row.Column }) {
-			return holdfast.Hold(fault)
+			return holdfast.Hold(errors.New(fault.Error())) // Not the row's own fault any more.
 		}
 	}
 	return nil
