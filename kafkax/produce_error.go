@@ -171,6 +171,12 @@ type unsentError struct{ err error }
 func (e *unsentError) Error() string { return e.err.Error() }
 func (e *unsentError) Unwrap() error { return e.err }
 
+// companionError is an error that another batch of the same request has reported, too.
+type companionError struct{ err error }
+
+func (e *companionError) Error() string { return e.err.Error() }
+func (e *companionError) Unwrap() error { return e.err }
+
 // isUnsent asks whether err came before anything was sent.
 func isUnsent(err error) bool {
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {

@@ -26,6 +26,7 @@ type batch struct {
 	drained bool // It comes from the spool, so it does not go there.
 
 	answer    chan error // What the broker says to an attempt.
+	nth       int        // Its place in the request of the last attempt.
 	tried     bool       // At least one attempt has been made.
 	uncertain bool       // An attempt may have written it.
 }

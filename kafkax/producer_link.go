@@ -1,7 +1,9 @@
 package kafkax
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 
@@ -56,7 +58,15 @@ func (l *link) send(b *batch) error {
 	if mine {
 		l.run()
 	}
-	return <-b.answer
+	err := <-b.answer
+	_, unsent := errors.AsType[*unsentError](err)
+	cut := errors.Is(err, wire.ErrUncertain) && !errors.Is(err, os.ErrDeadlineExceeded)
+	if b.nth > 0 && (unsent || cut) {
+		// One connection that is lost is one failure, however many batches go down with it: the circuit would open at once.
+		// Silence for as long as a request may take is another matter.
+		return &companionError{err}
+	}
+	return err
 }
 
 // due says whether somebody should begin to send. It needs the lock.
@@ -80,6 +90,9 @@ func (l *link) run() {
 			l.waiting, l.bytes = nil, 0
 		}
 		l.mu.Unlock()
+		for i, b := range request {
+			b.nth = i
+		}
 		if err == nil {
 			err = l.producer.rejection() // The circuit may have opened since these began to wait.
 		}

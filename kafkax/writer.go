@@ -183,23 +183,33 @@ func (w *writer) deliver(b *batch) error {
 	policy := p.cfg.Retry
 	policy.Retryable = func(err error) bool {
 		worth := p.cfg.Retry.Retryable
-		return !lost && (worth == nil || worth(err))
+		return !lost && !p.IsOpen() && (worth == nil || worth(err))
 	}
-	err := retry.DoThrough(p.net.life, p.cfg.Breaker, policy, func(ctx context.Context) error {
+	err := retry.Do(p.net.life, policy, func(ctx context.Context) error {
+		permit, err := p.cfg.Breaker.Allow()
+		if err != nil {
+			return err
+		}
 		known := w.route.known.Load()
-		err := w.attempt(ctx, b)
+		err = w.attempt(ctx, b)
+		outcome := permit.Done
+		if _, ok := errors.AsType[*companionError](err); ok {
+			outcome = func(err error) { permit.DoneAs(breaker.Ignore, err) }
+		}
 		switch {
 		case err == nil, b.uncertain && errors.Is(err, kafka.DuplicateSequenceNumber): // An earlier attempt was served.
-			return nil
+			err = nil
 		case isSequenceError(err):
 			// The broker does not know what was acknowledged before, so it cannot tell whether it has this batch.
 			lost = b.uncertain
 			w.forget()
-			return err
+		default:
+			verdict, written := judge(err)
+			b.uncertain = b.uncertain || written
+			err = w.reroute(ctx, verdict, known)
 		}
-		verdict, written := judge(err)
-		b.uncertain = b.uncertain || written
-		return w.reroute(ctx, verdict, known)
+		outcome(err)
+		return err
 	})
 	switch {
 	case err == nil:
