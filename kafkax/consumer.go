@@ -28,6 +28,9 @@ func NewConsumer(cluster Cluster, cfg ConsumerConfig) (*Consumer, error) {
 	return &Consumer{cluster: cluster.withDefaults(), cfg: cfg.withDefaults(), groups: make(map[string]*groupStats)}, nil
 }
 
+// Topics are the topics that the consumer reads.
+func (c *Consumer) Topics() []string { return slices.Clone(c.cfg.Topics) }
+
 // Group returns ConsumerConfig.Group.
 func (c *Consumer) Group() string { return c.cfg.Group }
 

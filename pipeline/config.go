@@ -46,6 +46,9 @@ type Config struct {
 	// default they come back through the pipeline by themselves once the circuit closes.
 	LettersStay bool
 
+	// Stacks adds a panic's stack to its letter, as far as the dead-letter queue has room for it.
+	Stacks bool
+
 	// Order is which messages of a partition keep their order; the zero value is ByPartition. With another, Lanes says how
 	// many messages of a partition go through the stages at a time; it defaults to 16.
 	Order Order

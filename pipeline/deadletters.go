@@ -10,6 +10,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/dlq"
 )
 
@@ -31,10 +32,17 @@ func (e *engine) letter(m *holdfast.Message, f *failure) dlq.Letter {
 		Group:         e.group,
 		Stage:         f.stage,
 		Circuit:       f.circuit,
-		Error:         errorText(f.err),
 		Attempts:      f.attempts,
 		FirstFailedAt: f.first,
 		DeadAt:        time.Now(),
+	}
+	l.LastFailedAt = l.DeadAt
+	l.Blame(f.err)
+	if open, ok := errors.AsType[*breaker.OpenError](f.err); ok && f.circuit != "" {
+		l.CircuitState = open.State.String()
+	}
+	if panicked, ok := errors.AsType[*PanicError](f.err); ok && e.cfg.Stacks {
+		l.Stack = string(panicked.Stack)
 	}
 	if l.FirstFailedAt.IsZero() {
 		l.FirstFailedAt = l.DeadAt

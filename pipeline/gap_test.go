@@ -209,7 +209,7 @@ type checked struct {
 	checks int
 }
 
-func (c *checked) Check(context.Context) error {
+func (c *checked) Check(context.Context, ...string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.checks++; c.checks == 1 {

@@ -172,14 +172,18 @@ func (p *Pipeline) Run(ctx context.Context) error {
 // checkDeadLetters asks the dead-letter queue, if it offers that, whether letters can be written, and says so in health
 // until they can: better now than with the first letter.
 func (p *Pipeline) checkDeadLetters(ctx context.Context) {
-	queue, ok := p.engine.cfg.DeadLetters.(interface{ Check(context.Context) error })
+	queue, ok := p.engine.cfg.DeadLetters.(checker)
 	if !ok {
 		return
 	}
 	const place = "dead-letter queue"
 	defer p.engine.troubles.clear(place, nil)
+	var sources []string
+	if named, ok := p.routes[0].source.(interface{ Topics() []string }); ok {
+		sources = named.Topics()
+	}
 	for tries := 1; ctx.Err() == nil; tries++ {
-		err := check(ctx, queue.Check)
+		err := check(ctx, queue, sources)
 		if err == nil {
 			return
 		}
@@ -190,13 +194,18 @@ func (p *Pipeline) checkDeadLetters(ctx context.Context) {
 	}
 }
 
-func check(ctx context.Context, ask func(context.Context) error) (err error) {
+// checker is a dead-letter queue that can say beforehand whether letters can be written, as *dlq.Topic can.
+type checker interface {
+	Check(ctx context.Context, sources ...string) error
+}
+
+func check(ctx context.Context, queue checker, sources []string) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = newPanicError(r)
 		}
 	}()
-	return ask(ctx)
+	return queue.Check(ctx, sources...)
 }
 
 // withCause derives from ctx a context that also ends when other does, with other's cause.

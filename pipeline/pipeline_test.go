@@ -392,11 +392,14 @@ func TestPanicIsTheMessagesFailure(t *testing.T) {
 		for i := range 3 {
 			b.produce(0, fmt.Sprint(i))
 		}
-		r := startWith(t, b, stage, s, pipeline.Config{DeadLetters: box, Logger: quiet()})
+		r := startWith(t, b, stage, s, pipeline.Config{DeadLetters: box, Stacks: true, Logger: quiet()})
 		time.Sleep(10 * time.Second)
 		r.mustStop(t)
 		if got := box.of(dlq.Panicked); !slices.Equal(got, []int64{1}) || b.committed(0) != 3 {
 			t.Errorf("letters %v, committed %d", got, b.committed(0))
+		}
+		if stack := box.letters[0].Stack; !strings.Contains(stack, "TestPanicIsTheMessagesFailure") {
+			t.Errorf("the letter's stack is %q", stack)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"math/rand/v2"
+	"strconv"
 	"testing"
 )
 
@@ -107,5 +108,24 @@ func TestTrackerGrowsWithItsSpan(t *testing.T) {
 	}
 	if len(tr.slots) != 64 || tr.span() != 50 {
 		t.Errorf("%d slots for a span of %d, want 64 for 50", len(tr.slots), tr.span())
+	}
+}
+
+// BenchmarkTracker is what a message costs the tracker, however many are in flight.
+func BenchmarkTracker(b *testing.B) {
+	for _, inFlight := range []int{1, 100, 10_000, 100_000} {
+		b.Run(strconv.Itoa(inFlight), func(b *testing.B) {
+			var tr tracker
+			for i := range inFlight {
+				tr.add(int64(i), 0)
+			}
+			b.ReportAllocs()
+			n := 0
+			for b.Loop() { // Of each two the second is settled first.
+				tr.add(int64(n+inFlight), 0)
+				tr.settle(n ^ 1)
+				n++
+			}
+		})
 	}
 }
