@@ -20,7 +20,7 @@ const (
 	topic      = "orders"
 	valueSize  = 200
 	batchBytes = 900_000  // Of one batch, on all sides.
-	inFlight   = 64 << 20 // Bytes taken and not yet acknowledged, on all sides.
+	inFlight   = 16 << 20 // Bytes taken and not yet acknowledged, on all sides.
 )
 
 func main() {
