@@ -118,7 +118,7 @@ func newPipelineWith(
 	if err != nil {
 		return nil, err
 	}
-	dead, err := dlq.NewTopic(producer, dlq.TopicConfig{Topic: "poison"})
+	dead, err := dlq.NewTopic(producer, dlq.TopicConfig{Topic: "poison", Logger: quiet()})
 	if err != nil {
 		return nil, err
 	}

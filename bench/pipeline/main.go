@@ -141,7 +141,7 @@ func options() *clickhouse.Options {
 
 // serve is the broker's process.
 func serve(messages int) error {
-	k, err := testkit.StartKafka(testkit.KafkaConfig{Topics: map[string]int{bulk: partitions, trail: 1, "poison": 1}})
+	k, err := testkit.StartKafka(testkit.KafkaConfig{Topics: map[string]int{bulk: partitions, trail: 1, "poison": partitions}})
 	if err != nil {
 		return err
 	}
