@@ -135,8 +135,8 @@ func (c *claim) Fetch(ctx context.Context) ([]holdfast.Message, error) {
 	}
 }
 
-// awaitHunger returns when Fetch waits for an answer. What is larger than the partition's share of memory is read only
-// then.
+// awaitHunger returns when Fetch waits for an answer, so that all before it is handed out. What is larger than the
+// partition's share of memory is read only then, and what ends Consume does so only then.
 func (c *claim) awaitHunger(ctx context.Context) error {
 	select {
 	case <-c.hungry:

@@ -312,6 +312,31 @@ func TestStart(t *testing.T) {
 	}
 }
 
+// TestStartAtTimeMeanwhile has the first message that is new enough be written while the claim looks for it.
+func TestStartAtTimeMeanwhile(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		since := time.Now()
+		err := server.Produce(t.Context(), holdfast.Message{Topic: "orders", Value: []byte("old"), Time: since.Add(-time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		release := server.Inject(testkit.Fault{API: testkit.APIListOffsets, Nth: 2, Hang: true})
+		var seen ledger
+		r := start(t, cluster, kafkax.ConsumerConfig{Start: kafkax.StartAtTime, StartTime: since}, seen.handle)
+		until(t, "both asked", func() bool { return server.Requests(testkit.APIListOffsets) == 2 })
+		err = server.Produce(t.Context(), holdfast.Message{Topic: "orders", Value: []byte("new"), Time: since.Add(time.Second)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		release()
+		until(t, "committed", func() bool { return committed(server) == 2 })
+		r.stop(t)
+		if seen.seen["new"] != 1 || seen.seen["old"] != 0 {
+			t.Errorf("read %v, want the new message alone", seen.seen)
+		}
+	})
+}
+
 func TestOffsetOutOfRange(t *testing.T) {
 	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 2}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
 		fill(t, server, "orders", 2, 100)

@@ -49,8 +49,9 @@ func (c *Consumer) Group() string { return c.cfg.Group }
 //
 // At the start, a cluster that cannot be reached is an *UnreachableError within 10 s. Later outages of any length are
 // waited out. A topic that does not exist is waited for, and so is one that was deleted; the others go on meanwhile. What
-// no patience changes ends Consume: an *OffsetOutOfRangeError unless ConsumerConfig.OutOfRange forbids it, a denied access to the group or to a partition's messages,
-// and a record batch that is older than Kafka 0.11 or takes too much memory.
+// no patience changes ends Consume: an *OffsetOutOfRangeError unless ConsumerConfig.OutOfRange forbids it, a denied access
+// to the group or to a partition's messages, and a record batch that is older than Kafka 0.11 or takes too much memory. What
+// was fetched of the partition before that is handed out first.
 //
 // One Consumer consumes as one group once at a time: a second call meanwhile is an error.
 func (c *Consumer) Consume(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error {

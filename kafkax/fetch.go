@@ -33,8 +33,8 @@ func newFetcher(g *generation, c *claim) *fetcher {
 	}
 }
 
-// run fetches until ctx ends, through whatever weather there is. It returns an error only for what no patience changes: an
-// offset that the log does not hold, a denied access, a batch that cannot be read.
+// run fetches until ctx ends, through whatever weather there is. It returns an error only for what no patience changes, and
+// once all that came before it is handed out: it may be in the log no more.
 func (f *fetcher) run(ctx context.Context) error {
 	var t trouble
 	for {
@@ -47,7 +47,10 @@ func (f *fetcher) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // The claim is over, whatever the fetch met.
 		}
-		if _, ok := errors.AsType[*OffsetOutOfRangeError](err); ok || isRefusal(err) || errors.Is(err, errShrunk) || errors.Is(err, wire.ErrOldFormat) {
+		if lasts(err) {
+			if f.claim.awaitHunger(ctx) != nil {
+				return nil //nolint:nilerr // The claim is over.
+			}
 			return err
 		}
 		if t.failed() {
@@ -57,6 +60,13 @@ func (f *fetcher) run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// lasts asks whether no patience changes err: an offset that the log does not hold, a denied access, a batch that cannot
+// be read.
+func lasts(err error) bool {
+	_, ok := errors.AsType[*OffsetOutOfRangeError](err)
+	return ok || isRefusal(err) || errors.Is(err, errShrunk) || errors.Is(err, wire.ErrOldFormat) || errors.Is(err, wire.ErrTooLarge)
 }
 
 // session fetches over one connection until it fails. The circuit is asked for the connection, and hears whether its first

@@ -75,7 +75,7 @@ func (g *generation) begin(ctx context.Context, c *claim, had stored) bool {
 		next, err := g.firstOffset(ctx, c, had.next)
 		if err == nil {
 			if next != had.next {
-				had.metadata = "" // It speaks of another place.
+				had = stored{next: -1} // It speaks of another place.
 			}
 			c.open(next, had)
 			return ctx.Err() == nil
@@ -128,10 +128,7 @@ func (g *generation) firstOffset(ctx context.Context, c *claim, stored int64) (i
 	case StartLatest:
 		next, err = g.net.offsetAt(ctx, c.place, kafka.LastOffset)
 	case StartAtTime:
-		next, err = g.net.offsetAt(ctx, c.place, g.cfg.StartTime.UnixMilli())
-		if err == nil && next < 0 { // All messages are older.
-			next, err = g.net.offsetAt(ctx, c.place, kafka.LastOffset)
-		}
+		next, err = g.net.offsetAtTime(ctx, c.place, g.cfg.StartTime)
 	default:
 		return g.net.offsetAt(ctx, c.place, kafka.FirstOffset)
 	}

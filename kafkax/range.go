@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"time"
 
 	"github.com/segmentio/kafka-go"
 )
@@ -48,6 +49,19 @@ func (n *network) logRange(ctx context.Context, at place) (first, end int64, err
 	}
 	end, err = n.offsetAt(ctx, at, kafka.LastOffset)
 	return first, end, err
+}
+
+// offsetAtTime returns the offset of the first message that is no older than t, or else the log's end.
+func (n *network) offsetAtTime(ctx context.Context, at place, t time.Time) (int64, error) {
+	end, err := n.offsetAt(ctx, at, kafka.LastOffset) // First, as what is written between the two is no older.
+	if err != nil {
+		return 0, err
+	}
+	next, err := n.offsetAt(ctx, at, t.UnixMilli())
+	if err == nil && next < 0 {
+		next = end
+	}
+	return next, err
 }
 
 // offsetAt is listOffsets for one partition.

@@ -2,10 +2,14 @@ package kafkax_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/kafkax"
@@ -117,6 +121,38 @@ func TestOutOfRangeMeanwhile(t *testing.T) {
 	}
 }
 
+// TestOutOfRangeFails deletes what a claim has not fetched yet, and some of what it has: that is handed out before Consume
+// ends, as nobody could read it again.
+func TestOutOfRangeFails(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		for range 20 { // Each is a batch.
+			fill(t, server, "orders", 1, 10)
+		}
+		var next int64
+		r := start(t, cluster, kafkax.ConsumerConfig{FetchBytes: 200, FetchMessages: 3}, func(ctx context.Context, c holdfast.Claim) error {
+			for {
+				messages, err := c.Fetch(ctx)
+				if err != nil {
+					return err
+				}
+				if next == 0 {
+					time.Sleep(time.Second) // For what is fetched ahead.
+					if err := server.DeleteRecords("orders", 0, 150); err != nil {
+						t.Error(err)
+					}
+				}
+				time.Sleep(time.Second)
+				next = messages[len(messages)-1].Offset + 1
+				c.Commit(next)
+			}
+		})
+		outside, ok := errors.AsType[*kafkax.OffsetOutOfRangeError](<-r.done)
+		if !ok || next <= 10 || outside.Offset != next || committed(server) != next {
+			t.Errorf("got %+v, want the offset behind all that was fetched, %d, of which %d is committed", outside, next, committed(server))
+		}
+	})
+}
+
 // TestShrunkLog has a log lose its end under a claim: another topic of its name, that nobody has noticed.
 func TestShrunkLog(t *testing.T) {
 	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
@@ -143,5 +179,51 @@ func TestShrunkLog(t *testing.T) {
 		}
 		until(t, "the new one's messages", func() bool { return anew.distinct() == 5 && committed(server) == 5 })
 		r.stop(t)
+	})
+}
+
+// TestShrunkLogIsSettledAnew has what a group has committed come round again, with the marker of a transaction behind it:
+// it says nothing of the messages that are there now.
+func TestShrunkLogIsSettledAnew(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		r := start(t, cluster, kafkax.ConsumerConfig{}, func(ctx context.Context, c holdfast.Claim) error {
+			return c.CommitSync(ctx, 3, "")
+		})
+		until(t, "the commit", func() bool { return committed(server) == 3 })
+		r.stop(t)
+
+		var fetched atomic.Int64
+		r = start(t, cluster, kafkax.ConsumerConfig{OutOfRange: kafkax.OutOfRangeEarliest}, func(ctx context.Context, c holdfast.Claim) error {
+			for {
+				messages, err := c.Fetch(ctx)
+				if err != nil {
+					return err
+				}
+				fetched.Add(int64(len(messages)))
+			}
+		})
+		until(t, "joined", func() bool { return r.claims() == 1 })
+		writer, err := kgo.NewClient(kgo.SeedBrokers(cluster.Brokers...), kgo.Dialer(cluster.Dial), kgo.TransactionalID("t"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer writer.Close()
+		if err := writer.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if err := writer.ProduceSync(t.Context(), &kgo.Record{Topic: "orders"}).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		until(t, "all fetched", func() bool { return fetched.Load() == 3 })
+		if err := writer.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the marker", func() bool { return r.group().Partitions[0].Position == 4 })
+		r.stop(t)
+		if got := committed(server); got != 0 {
+			t.Errorf("the group's offset is %d, want 0: nothing was settled", got)
+		}
 	})
 }

@@ -43,8 +43,9 @@ func (m *membership) reach(ctx context.Context) error {
 			from := asked % len(m.brokers)
 			asked++
 			turn.Reset(interval)
+			addr := kafka.TCP(m.brokers[from]) // Here, as the next reply may put them in another order.
 			asking.Go(func() {
-				layout, err := m.net.layoutFrom(ctx, kafka.TCP(m.brokers[from]), m.topics...)
+				layout, err := m.net.layoutFrom(ctx, addr, m.topics...)
 				select {
 				case replies <- reply{from, layout, err}:
 				case <-ctx.Done():

@@ -266,3 +266,31 @@ func TestInflation(t *testing.T) {
 		}
 	})
 }
+
+// TestLargerThanBatchBytes has a batch that is too large as it comes.
+func TestLargerThanBatchBytes(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		if err := server.CreateTopicWith("orders", 1, map[string]string{"max.message.bytes": "4000000"}); err != nil {
+			t.Fatal(err)
+		}
+		fill(t, server, "orders", 1, 10)
+		if err := server.Produce(t.Context(), holdfast.Message{Topic: "orders", Value: make([]byte, 2_000_000)}); err != nil {
+			t.Fatal(err)
+		}
+		var seen ledger
+		cfg := kafkax.ConsumerConfig{FetchBytes: 100_000, BatchBytes: 100_000}
+		r := start(t, cluster, cfg, seen.handle)
+		select {
+		case err := <-r.done:
+			if err == nil || !strings.Contains(err.Error(), "orders/0") {
+				t.Errorf("Consume: got %v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Error("Consume goes on")
+			r.stop(t)
+		}
+		if n := seen.distinct(); n != 10 || committed(server) != 10 {
+			t.Errorf("%d messages read, %d committed, want the 10 before it", n, committed(server))
+		}
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -116,7 +117,8 @@ func (c *Conn) Send(req Request) error {
 // the time for which the broker has said that it throttles. Without an outstanding request it fails at once.
 //
 // A partition's error is in the chain as a kafka.Error, a batch whose header or checksum is wrong is a *BatchError; the
-// Conn stays usable after both. After any other error, the end of ctx included, it is closed and every further call fails.
+// Conn stays usable after both. After any other error, the end of ctx and a batch of too many bytes included, it is closed
+// and every further call fails.
 // No message is lost with an error: fetch the same offset again.
 func (c *Conn) Receive(ctx context.Context) (Answer, error) {
 	var req pendingRequest
@@ -152,12 +154,15 @@ func (c *Conn) readAnswer(ctx context.Context, req pendingRequest) ([]byte, erro
 	if err := c.conn.SetReadDeadline(time.Now().Add(req.MaxWait + c.cfg.Timeout + c.throttled)); err != nil {
 		return nil, err
 	}
-	id, size, err := c.nextHeader(c.cfg.MaxBytes + answerOverhead)
-	switch {
+	id, size, err := c.nextHeader(math.MaxInt32)
+	switch limit := c.cfg.MaxBytes + answerOverhead; {
 	case err != nil:
 		return nil, err
 	case id != req.id:
 		return nil, otherAnswer(id, req.id)
+	case size > limit: // Its first batch is, as no other is sent beyond what was asked for.
+		err := fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrTooLarge, size, limit)
+		return nil, c.fail(&BatchError{Topic: req.Topic, Partition: req.Partition, Offset: req.Offset, Err: err})
 	}
 	if c.cfg.Large != nil && size > req.MaxBytes+AnswerHead {
 		if err := c.cfg.Large(ctx); err != nil {
