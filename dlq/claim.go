@@ -21,10 +21,11 @@ type letterClaim struct {
 	sorter  *sorter
 	tally   *tally
 	pace    pace
-	end     int64              // Where it stops. Negative: nowhere.
-	waiting []holdfast.Message // Read, and not handed out yet,
-	lying   []holdfast.Message // and their letters' records.
-	handed  []holdfast.Message // The records of what Fetch returned last.
+	end     int64               // Where it stops. Negative: nowhere.
+	waiting []holdfast.Message  // Read, and not handed out yet,
+	lying   []*holdfast.Message // and their letters' records.
+	handed  []*holdfast.Message // The records of what Fetch returned last.
+	letter  Letter              // The one that was read last.
 
 	mu      sync.Mutex
 	settled int64 // Everything before it is settled.
@@ -95,27 +96,32 @@ func (c *letterClaim) Fetch(ctx context.Context) ([]holdfast.Message, error) {
 // take sorts the records of one fetch.
 func (c *letterClaim) take(ctx context.Context, records []holdfast.Message) error {
 	next := records[len(records)-1].Offset + 1
-	var messages, lying, exhausted []holdfast.Message
-	for _, r := range records {
+	messages, lying := make([]holdfast.Message, 0, len(records)), make([]*holdfast.Message, 0, len(records))
+	stays := make([]holdfast.Letter, len(records))
+	states := make(map[State]int)
+	defer c.tally.read(states)
+	var exhausted []*holdfast.Message
+	for i := range records {
+		r := &records[i]
 		if c.end >= 0 && r.Offset >= c.end {
 			next = c.end
 			break
 		}
-		l, state, err := c.sorter.sort(ctx, &r)
+		state, err := c.sorter.sort(ctx, r, &c.letter)
 		if err != nil {
 			return err
 		}
-		if (state == Open || state == Exhausted) && !c.first(&l, r.Offset) {
+		if (state == Open || state == Exhausted) && !c.first(&c.letter, r.Offset) {
 			state = Redriven
 		}
 		switch state {
 		case Open:
-			messages, lying = append(messages, message(l, r)), append(lying, r)
+			messages, lying = append(messages, c.letter.message(r, &stays[i])), append(lying, r)
 		case Exhausted:
 			exhausted = append(exhausted, r)
 		default: // It stays where it is.
 		}
-		c.tally.read(state)
+		states[state]++
 	}
 	if err := c.park(ctx, exhausted); err != nil {
 		return err
@@ -132,7 +138,7 @@ func (c *letterClaim) first(l *Letter, offset int64) bool {
 	if c.sorter.ledger == nil {
 		return true
 	}
-	e := entry{l.ID(), l.Redrives + 1}
+	e := entry{l.id(), l.Redrives + 1}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.sent[e.id] >= e.redrives {
@@ -144,7 +150,7 @@ func (c *letterClaim) first(l *Letter, offset int64) bool {
 }
 
 // park writes to the parking topic until all records are there.
-func (c *letterClaim) park(ctx context.Context, records []holdfast.Message) error {
+func (c *letterClaim) park(ctx context.Context, records []*holdfast.Message) error {
 	if len(records) == 0 {
 		return nil
 	}
@@ -332,10 +338,10 @@ func signal(c chan<- struct{}) {
 	}
 }
 
-func message(l Letter, record holdfast.Message) holdfast.Message {
-	m := l.Message
-	m.Letter = &holdfast.Letter{
-		ID:            l.ID(),
+// message is the letter's message as it comes home. What it tells of its stay there is kept in stay.
+func (l *Letter) message(record *holdfast.Message, stay *holdfast.Letter) holdfast.Message {
+	*stay = holdfast.Letter{
+		ID:            l.id(),
 		Reason:        string(l.Reason),
 		Redrives:      l.Redrives,
 		FirstFailedAt: l.FirstFailedAt,
@@ -343,5 +349,7 @@ func message(l Letter, record holdfast.Message) holdfast.Message {
 		Partition:     record.Partition,
 		Offset:        record.Offset,
 	}
+	m := l.Message
+	m.Letter = stay
 	return m
 }

@@ -73,7 +73,7 @@ type foreign struct {
 }
 
 // readForeign reads a letter in another format: the first one that says where the message came from.
-func readForeign(m holdfast.Message) (l Letter, from origin, f Format) {
+func readForeign(m *holdfast.Message) (l Letter, from origin, f Format) {
 	told := make(map[Format]*foreign)
 	for _, h := range m.Headers {
 		f, known := formatOf(h.Key)

@@ -122,23 +122,33 @@ func Encode(l Letter, also ...Format) holdfast.Message {
 // is missing or damaged leaves its field zero, so that no letter stops its reader.
 func Decode(m holdfast.Message) (Letter, error) {
 	var l Letter
+	err := l.decode(&m)
+	return l, err
+}
+
+// decode makes l the letter that a record carries. What reads as in the letter that l was before, as most does in a
+// topic, shares its text.
+func (l *Letter) decode(m *holdfast.Message) error {
+	before := *l
+	*l = Letter{}
 	var from origin
 	for _, h := range m.Headers {
-		l.read(&from, h.Key, string(h.Value))
+		l.read(&from, &before, h.Key, h.Value)
 	}
 	own := originals(m.Headers)
 	if !from.whole() {
 		redrives := l.Redrives
 		var written Format
-		l, from, written = readForeign(m)
+		*l, from, written = readForeign(m)
 		l.Redrives = redrives
-		own = slices.DeleteFunc(own, func(h holdfast.Header) bool {
+		own = slices.DeleteFunc(slices.Clone(own), func(h holdfast.Header) bool {
 			f, known := formatOf(h.Key)
 			return known && f == written
 		})
 	}
 	if !from.whole() {
-		return Letter{}, fmt.Errorf("%w: %s/%d offset %d does not say where it came from",
+		*l = Letter{}
+		return fmt.Errorf("%w: %s/%d offset %d does not say where it came from",
 			ErrNotALetter, m.Topic, m.Partition, m.Offset)
 	}
 	if len(own) == 0 {
@@ -148,7 +158,7 @@ func Decode(m holdfast.Message) (Letter, error) {
 		Topic: from.topic, Partition: from.partition, Offset: from.offset, Time: from.time,
 		Key: m.Key, Value: m.Value, Headers: own,
 	}
-	return l, nil
+	return nil
 }
 
 // origin is where a message came from, as far as headers have told.
@@ -169,69 +179,80 @@ func (o *origin) setPartition(n int64, err error) {
 func (o *origin) setOffset(n int64, err error) { o.offset, o.known.offset = n, err == nil && n >= 0 }
 
 // read takes in one header of Encode's.
-func (l *Letter) read(from *origin, key, value string) {
+func (l *Letter) read(from *origin, before *Letter, key string, value []byte) {
 	switch key {
 	case HeaderOrigTopic:
-		from.topic = value
+		from.topic = text(value, before.Message.Topic)
 	case HeaderOrigPartition:
-		from.setPartition(strconv.ParseInt(value, 10, 64))
+		from.setPartition(strconv.ParseInt(string(value), 10, 64))
 	case HeaderOrigOffset:
-		from.setOffset(strconv.ParseInt(value, 10, 64))
+		from.setOffset(strconv.ParseInt(string(value), 10, 64))
 	case HeaderOrigTimestamp:
-		from.time = parseMillis(strconv.ParseInt(value, 10, 64))
+		from.time = parseMillis(strconv.ParseInt(string(value), 10, 64))
 	case HeaderOrigTimestampType:
-		l.TimestampType = value
+		l.TimestampType = text(value, before.TimestampType)
 	case HeaderGroup:
-		l.Group = value
+		l.Group = text(value, before.Group)
 	case HeaderStage:
-		l.Stage = value
+		l.Stage = text(value, before.Stage)
 	case HeaderCircuit:
-		l.Circuit = value
+		l.Circuit = text(value, before.Circuit)
 	case HeaderCircuitState:
-		l.CircuitState = value
+		l.CircuitState = text(value, before.CircuitState)
 	case HeaderReason:
-		l.Reason = Reason(value)
+		l.Reason = Reason(text(value, string(before.Reason)))
 	case HeaderErrorMessage:
-		l.Error = value
+		l.Error = text(value, before.Error)
 	case HeaderErrorClass:
-		l.ErrorClass = value
+		l.ErrorClass = text(value, before.ErrorClass)
 	case HeaderErrorCode:
-		l.ErrorCode = value
+		l.ErrorCode = text(value, before.ErrorCode)
 	case HeaderErrorChain:
-		l.ErrorChain = value
+		l.ErrorChain = text(value, before.ErrorChain)
 	case HeaderErrorStack:
-		l.Stack = value
+		l.Stack = text(value, before.Stack)
 	case HeaderAttempts:
-		l.Attempts = parseCount(value)
+		l.Attempts = parseCount(string(value))
 	case HeaderRedriveCount:
-		l.Redrives = parseCount(value)
+		l.Redrives = parseCount(string(value))
 	case HeaderFirstFailedAt:
-		l.FirstFailedAt = parseTime(value)
+		l.FirstFailedAt = parseTime(string(value))
 	case HeaderLastFailedAt:
-		l.LastFailedAt = parseTime(value)
+		l.LastFailedAt = parseTime(string(value))
 	case HeaderDeadAt:
-		l.DeadAt = parseTime(value)
+		l.DeadAt = parseTime(string(value))
 	case HeaderHost:
-		l.Host = value
+		l.Host = text(value, before.Host)
 	case HeaderApp:
-		l.App = value
+		l.App = text(value, before.App)
 	case HeaderAppVersion:
-		l.AppVersion = value
+		l.AppVersion = text(value, before.AppVersion)
 	case HeaderClientID:
-		l.ClientID = value
+		l.ClientID = text(value, before.ClientID)
 	}
 }
 
+// text is value as a string: the one known, if it is the same.
+func text(value []byte, known string) string {
+	if string(value) == known {
+		return known
+	}
+	return string(value)
+}
+
 // originals gives the headers that are the message's own. A letter's are known by their names, and where it begins also
-// those that a newer release may have written, and those that were written for others.
+// those that a newer release may have written, and those that were written for others. It shares headers' memory where
+// the message's own are the first.
 func originals(headers []holdfast.Header) []holdfast.Header {
 	var own []holdfast.Header
 	inLetter := false
-	for _, h := range headers {
+	for i, h := range headers {
 		inLetter = inLetter || h.Key == HeaderSchema
 		switch {
-		case isLetterHeader(h.Key):
-		case inLetter && (strings.HasPrefix(h.Key, headerPrefix) || isForeign(h.Key)):
+		case inLetter && strings.HasPrefix(h.Key, headerPrefix):
+		case isLetterHeader(h.Key), inLetter && isForeign(h.Key):
+		case len(own) == i:
+			own = headers[: i+1 : i+1]
 		default:
 			own = append(own, h)
 		}

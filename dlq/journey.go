@@ -91,7 +91,7 @@ func (j *journey) admit(ctx context.Context, n int) (admitted int, leave func(),
 }
 
 // send writes letters to where they belong, and settles them.
-func (j *journey) send(ctx context.Context, messages, records []holdfast.Message) error {
+func (j *journey) send(ctx context.Context, messages []holdfast.Message, records []*holdfast.Message) error {
 	stops, err := j.stops(ctx, messages)
 	if err == nil {
 		err = j.mark(ctx, stops)
@@ -100,10 +100,7 @@ func (j *journey) send(ctx context.Context, messages, records []holdfast.Message
 		return err
 	}
 	j.underway = true
-	outgoing := make([]holdfast.Message, len(messages))
-	for i := range messages {
-		outgoing[i] = j.outgoing(&messages[i])
-	}
+	outgoing := j.outgoing(messages)
 	var mu sync.Mutex
 	var refused []int
 	var senders sync.WaitGroup
@@ -157,7 +154,7 @@ func (j *journey) stops(ctx context.Context, messages []holdfast.Message) ([]sto
 		n := slices.IndexFunc(stops, func(s stop) bool { return s.place == at })
 		if n < 0 {
 			n = len(stops)
-			stops = append(stops, stop{place: at})
+			stops = append(stops, stop{at, make([]int, 0, len(messages)-i)})
 		}
 		stops[n].letters = append(stops[n].letters, i)
 	}
@@ -212,12 +209,12 @@ func (j *journey) sendTo(ctx context.Context, s stop, outgoing []holdfast.Messag
 }
 
 // refuse parks what the target does not take.
-func (j *journey) refuse(ctx context.Context, refused []int, records []holdfast.Message) error {
+func (j *journey) refuse(ctx context.Context, refused []int, records []*holdfast.Message) error {
 	if len(refused) == 0 {
 		return nil
 	}
 	slices.Sort(refused)
-	parked := make([]holdfast.Message, len(refused))
+	parked := make([]*holdfast.Message, len(refused))
 	for n, i := range refused {
 		parked[n] = records[i]
 	}
@@ -228,18 +225,33 @@ func (j *journey) refuse(ctx context.Context, refused []int, records []holdfast.
 	return err
 }
 
-// outgoing is a letter's message as it is written.
-func (j *journey) outgoing(m *holdfast.Message) holdfast.Message {
-	headers := make([]holdfast.Header, 0, len(m.Headers)+2)
-	for _, h := range m.Headers {
-		if !isLetterHeader(h.Key) && !slices.Contains(j.cfg.Strip, h.Key) {
-			headers = append(headers, h)
-		}
+// outgoing are letters' messages as they are written.
+func (j *journey) outgoing(messages []holdfast.Message) []holdfast.Message {
+	const idSize = 64 // Most ids, with the count, are shorter.
+	count := 0
+	for i := range messages {
+		count += len(messages[i].Headers) + 2
 	}
-	headers = append(headers,
-		holdfast.Header{Key: HeaderID, Value: []byte(m.Letter.ID)},
-		holdfast.Header{Key: HeaderRedriveCount, Value: []byte(strconv.Itoa(m.Letter.Redrives + 1))})
-	return holdfast.Message{Topic: j.cfg.To, Key: m.Key, Value: m.Value, Headers: headers}
+	headers, text := make([]holdfast.Header, 0, count), make([]byte, 0, idSize*len(messages)) // Of all.
+	out := make([]holdfast.Message, len(messages))
+	for i := range messages {
+		m := &messages[i]
+		first := len(headers)
+		for _, h := range m.Headers {
+			if !slices.Contains(j.cfg.Strip, h.Key) {
+				headers = append(headers, h)
+			}
+		}
+		id := len(text)
+		text = append(text, m.Letter.ID...)
+		redrives := len(text)
+		text = strconv.AppendInt(text, int64(m.Letter.Redrives)+1, 10)
+		headers = append(headers,
+			holdfast.Header{Key: HeaderID, Value: text[id:redrives:redrives]},
+			holdfast.Header{Key: HeaderRedriveCount, Value: text[redrives:len(text):len(text)]})
+		out[i] = holdfast.Message{Topic: j.cfg.To, Key: m.Key, Value: m.Value, Headers: headers[first:len(headers):len(headers)]}
+	}
+	return out
 }
 
 // journeyOf reads from a message that came home whose letter it was, and for the how-manieth time it came.

@@ -56,6 +56,12 @@ type Letter struct {
 
 // ID names the letter: the same for every letter that one group writes about one message.
 func (l Letter) ID() string {
-	m := l.Message
-	return l.Group + "/" + m.Topic + "/" + strconv.Itoa(m.Partition) + "/" + strconv.FormatInt(m.Offset, 10)
+	return l.id()
+}
+
+func (l *Letter) id() string {
+	id := append(make([]byte, 0, 64), l.Group...)
+	id = append(append(append(id, '/'), l.Message.Topic...), '/')
+	id = append(strconv.AppendInt(id, int64(l.Message.Partition), 10), '/')
+	return string(strconv.AppendInt(id, l.Message.Offset, 10))
 }

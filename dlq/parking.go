@@ -60,7 +60,7 @@ func (p *Parking) takes(l *Letter) bool {
 
 // park returns nil when all records, of one partition, are acknowledged in the parking topic. Records that are parked
 // again after an error may stand there twice.
-func (p *Parking) park(ctx context.Context, partition int, records []holdfast.Message) error {
+func (p *Parking) park(ctx context.Context, partition int, records []*holdfast.Message) error {
 	partitions, err := p.producer.Partitions(ctx, p.cfg.Topic)
 	if err == nil && partitions < 1 {
 		err = errors.New("the topic has no partitions")
@@ -75,7 +75,7 @@ func (p *Parking) park(ctx context.Context, partition int, records []holdfast.Me
 }
 
 // unstamped makes records that are written now, so that no topic's retention counts the time they have already lain.
-func unstamped(records []holdfast.Message) []holdfast.Message {
+func unstamped(records []*holdfast.Message) []holdfast.Message {
 	fresh := make([]holdfast.Message, len(records))
 	for i, r := range records {
 		fresh[i] = holdfast.Message{Key: r.Key, Value: r.Value, Headers: r.Headers}

@@ -32,28 +32,28 @@ type sorter struct {
 	origin  bool     // Letters are of use only if they say where they came from.
 }
 
-// sort reads a record.
-func (s *sorter) sort(ctx context.Context, record *holdfast.Message) (Letter, State, error) {
-	l, err := Decode(*record)
+// sort reads a record's letter into l.
+func (s *sorter) sort(ctx context.Context, record *holdfast.Message, l *Letter) (State, error) {
+	err := l.decode(record)
 	switch {
 	case err != nil, s.origin && l.Message.Topic == record.Topic:
-		return l, Foreign, nil //nolint:nilerr // That is what the state says.
-	case !s.filter.wants(&l, record):
-		return l, Unwanted, nil
-	case s.ledger != nil && s.ledger.knows(l.ID(), l.Redrives+1):
-		return l, Redriven, nil
+		return Foreign, nil //nolint:nilerr // That is what the state says.
+	case !s.filter.wants(l, record):
+		return Unwanted, nil
+	case s.ledger != nil && s.ledger.knows(l.id(), l.Redrives+1):
+		return Redriven, nil
 	}
 	if l.Reason == CircuitOpen && s.homes != nil {
 		committed, err := s.homes.committed(ctx, l.Group)
 		switch {
 		case err != nil || len(committed) > 0 && record.Offset >= committed[record.Partition]:
-			return l, ComesHome, err
+			return ComesHome, err
 		case len(committed) > 0:
-			return l, CameHome, nil
+			return CameHome, nil
 		}
 	}
-	if s.parking.takes(&l) {
-		return l, Exhausted, nil
+	if s.parking.takes(l) {
+		return Exhausted, nil
 	}
-	return l, Open, nil
+	return Open, nil
 }

@@ -36,13 +36,15 @@ func newTally(log *slog.Logger) *tally {
 	return &tally{log: log, skipped: make(map[State]int), next: make(map[int]int64)}
 }
 
-// read counts a record.
-func (t *tally) read(s State) {
+// read counts records.
+func (t *tally) read(states map[State]int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.records++
-	if s != Open && s != Exhausted {
-		t.skipped[s]++
+	for s, n := range states {
+		t.records += n
+		if s != Open && s != Exhausted {
+			t.skipped[s] += n
+		}
 	}
 }
 

@@ -35,13 +35,14 @@ func (r *Redrive) Browse(ctx context.Context, from map[int]int64, show func(Entr
 		}
 	}
 	s := r.sorter()
+	var l Letter
 	return r.log.Scan(ctx, r.cfg.Topic, begin, func(records []holdfast.Message) error {
-		for _, record := range records {
-			l, state, err := s.sort(ctx, &record)
+		for i := range records {
+			state, err := s.sort(ctx, &records[i], &l)
 			if err != nil {
 				return err
 			}
-			if err := show(Entry{record, l, state}); err != nil {
+			if err := show(Entry{records[i], l, state}); err != nil {
 				return err
 			}
 		}
