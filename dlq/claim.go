@@ -170,8 +170,8 @@ func (c *letterClaim) persist(ctx context.Context, try func() error) error {
 			return err
 		}
 		c.tally.trouble(err)
-		if c.pause(ctx, backoff(tries, err)) != nil {
-			return err
+		if over := c.pause(ctx, backoff(tries, err)); over != nil {
+			return errors.Join(over, err)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package dlq
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -322,7 +323,7 @@ func parseCount(s string) int {
 	if err != nil || n < 0 {
 		return 0
 	}
-	return n
+	return min(n, math.MaxInt32-1) // One more can be counted.
 }
 
 // cut shortens s to at most limit bytes of valid UTF-8 and marks that it did.

@@ -38,28 +38,43 @@ type stop struct {
 
 // travel sends letters until the claim has no more, or its drain begins.
 func (j *journey) travel(ctx context.Context) error {
-	if err := j.recover(ctx); err != nil {
-		return err
+	if ledger := j.sorter.ledger; ledger != nil {
+		j.marked = ledger.marked(j.claim.place)
+		j.underway = true // Until it is known what an earlier owner has sent.
+		if err := j.recover(ctx); err != nil {
+			return err
+		}
+		j.underway = false
 	}
 	for {
 		messages, err := j.claim.Fetch(ctx)
 		if err != nil {
 			return err
 		}
-		records := j.claim.handed
-		for len(messages) > 0 {
-			n, leave, err := j.admit(ctx, len(messages))
-			if err != nil {
-				return err
-			}
-			err = j.send(ctx, messages[:n], records[:n])
-			leave()
-			if err != nil {
-				return err
-			}
-			messages, records = messages[n:], records[n:]
+		j.holding.Add(1)
+		err = j.sendAll(ctx, messages, j.claim.handed)
+		j.holding.Add(-1)
+		if err != nil {
+			return err
 		}
 	}
+}
+
+// sendAll sends letters, as many at a time as the circuit admits.
+func (j *journey) sendAll(ctx context.Context, messages []holdfast.Message, records []*holdfast.Message) error {
+	for len(messages) > 0 {
+		n, leave, err := j.admit(ctx, len(messages))
+		if err != nil {
+			return err
+		}
+		err = j.send(ctx, messages[:n], records[:n])
+		leave()
+		if err != nil {
+			return err
+		}
+		messages, records = messages[n:], records[n:]
+	}
+	return nil
 }
 
 // arrive takes the ledger's mark back when nothing lies behind it that is not recorded.
@@ -303,13 +318,10 @@ func (j *journey) mark(ctx context.Context, stops []stop) error {
 	return nil
 }
 
-// recover has the ledger know of letters that have come home and were not recorded: those behind its mark.
+// recover has the ledger know of letters that have come home and were not recorded: those behind its mark. Several who
+// send may do so at once.
 func (j *journey) recover(ctx context.Context) error {
 	ledger := j.sorter.ledger
-	if ledger == nil {
-		return nil
-	}
-	j.marked = ledger.marked(j.claim.place)
 	for topic, marked := range j.marked {
 		err := j.log.Scan(ctx, topic, marked, func(records []holdfast.Message) error {
 			var found []entry

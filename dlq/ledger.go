@@ -48,6 +48,9 @@ func (c LedgerConfig) Validate() error {
 // letter is not taken home twice, whoever tries and however often its topic is read from the start; but it may come
 // again when its message has failed again. It is safe for concurrent use.
 //
+// A letter's id is made of where its message came from. When a topic is deleted and made anew its offsets begin anew, so
+// delete its ledger, too: it would take new letters for old ones.
+//
 // In memory a ledger takes about 50 bytes for each letter that its topic knows of.
 type Ledger struct {
 	producer Producer

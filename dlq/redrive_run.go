@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-io/holdfast"
@@ -27,6 +28,8 @@ type run struct {
 	total  int64
 	canary chan struct{} // Holds a token while nobody sends a letter to a half-open circuit.
 	stop   context.CancelCauseFunc
+
+	holding atomic.Int64 // Claims that have letters in hand.
 
 	mu   sync.Mutex
 	left map[int]int64 // The partitions that have letters left, and where they end.
@@ -110,8 +113,8 @@ func (r *run) all(ctx context.Context) error {
 	return err
 }
 
-// look watches what others do: members of the same group that have other partitions, and the pipeline that writes
-// letters about messages which have come home and failed again.
+// look watches what others do: members of the same group that have other partitions, whoever deletes letters, and the
+// pipeline that writes letters about messages which have come home and failed again.
 func (r *run) look(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -125,6 +128,11 @@ func (r *run) look(ctx context.Context) {
 		if committed, err := r.log.Committed(ctx, r.cfg.Group, r.cfg.Topic); err == nil {
 			for p, next := range committed {
 				r.finish(p, next)
+			}
+		}
+		if first, _, err := r.log.Bounds(ctx, r.cfg.Topic); err == nil && r.holding.Load() == 0 { // What was left may have been deleted.
+			for p, offset := range first {
+				r.finish(p, offset)
 			}
 		}
 		_ = r.log.Scan(ctx, r.cfg.Topic, tail, func(records []holdfast.Message) error { // Another time, if it fails.
@@ -169,6 +177,8 @@ func (r *run) serve(ctx context.Context, c holdfast.Claim) error {
 		rest(ctx, c)
 		return nil
 	}
+	begin, _ := c.Committed()
+	c.Commit(begin) // So that it goes on behind markers and gaps, even if no record comes.
 	letters := &letterClaim{Claim: c, sorter: r.sorter, pace: r.pace, tally: r.tally, end: end}
 	j := &journey{run: r, claim: letters}
 	err := serveLetters(ctx, letters, func(ctx context.Context, _ *letterClaim) error { return j.travel(ctx) })

@@ -300,7 +300,8 @@ func TestTopicSpoolsWhatIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		spool := openSpool(t, dir, dlq.SpoolConfig{})
 		p := &small{producer{partitions: 1}, 2000}
-		topic := newTopic(t, p, dlq.TopicConfig{Spool: spool})
+		var log bytes.Buffer
+		topic := newTopic(t, p, dlq.TopicConfig{Spool: spool, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		huge := letter()
 		huge.Message.Value = bytes.Repeat([]byte("x"), 2000)
 		if err := topic.Write(t.Context(), huge); err != nil {
@@ -315,6 +316,9 @@ func TestTopicSpoolsWhatIsRefused(t *testing.T) {
 		}
 		if err := topic.Close(); err != nil {
 			t.Error(err)
+		}
+		if !strings.Contains(log.String(), "level=WARN msg=\"dead letters on the local disk have been written, but") {
+			t.Errorf("nobody is told that one stays: %s", &log)
 		}
 	})
 }

@@ -71,9 +71,14 @@ func (t *Topic) drain() {
 				return
 			}
 		}
-		if t.spooling.CompareAndSwap(true, false) {
-			t.cfg.Logger.Info("dead letters on the local disk have been written", slog.String("topic", t.cfg.Topic),
-				slog.Int64("refused", t.cfg.Spool.Stats().Refused))
+		if !t.spooling.CompareAndSwap(true, false) {
+			continue
+		}
+		if refused := t.cfg.Spool.Stats().Refused; refused > 0 {
+			t.cfg.Logger.Warn("dead letters on the local disk have been written, but for those that are damaged or that the topic refuses",
+				slog.String("topic", t.cfg.Topic), slog.Int64("refused", refused))
+		} else {
+			t.cfg.Logger.Info("dead letters on the local disk have been written", slog.String("topic", t.cfg.Topic))
 		}
 	}
 }
