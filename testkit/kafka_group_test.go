@@ -200,9 +200,19 @@ func TestCommitsNoteRefusals(t *testing.T) {
 func TestCommitsNoteWhatNobodyHeard(t *testing.T) {
 	everywhere(t, oneTopic(), func(t *testing.T, b *broker) {
 		remove := b.Inject(testkit.Fault{API: testkit.APIOffsetCommit, Hang: true, Times: -1})
-		b.client.Timeout = 100 * time.Millisecond
+		before := b.Requests(testkit.APIOffsetCommit)
 		for offset := range int64(20) {
-			if err := b.commit(t, "g", "t", 0, offset, ""); err == nil {
+			ctx, cancel := context.WithCancel(t.Context())
+			answer := make(chan error, 1)
+			go func() {
+				_, err := b.client.OffsetCommit(ctx, &kafka.OffsetCommitRequest{
+					GroupID: "g", GenerationID: -1, Topics: map[string][]kafka.OffsetCommit{"t": {{Offset: offset}}},
+				})
+				answer <- err
+			}()
+			until(t, "the commit is there", func() bool { return b.Requests(testkit.APIOffsetCommit) > before+int(offset) })
+			cancel()
+			if err := <-answer; err == nil {
 				t.Error("a commit that hangs was answered")
 			}
 		}

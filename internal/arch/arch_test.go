@@ -61,6 +61,7 @@ func layers() map[string]layer {
 			ours:    []string{".", "breaker", "retry", "dlq", "pipeline"},
 			modules: []string{"github.com/prometheus/client_golang"},
 		},
+		"internal/fates": {ours: []string{"."}}, // What the tests of producers share.
 		"testkit": {
 			ours: []string{"."},
 			modules: []string{
