@@ -198,6 +198,9 @@ func TestScan(t *testing.T) {
 		if err := server.DeleteRecords("orders", 5, 30); err != nil {
 			t.Fatal(err)
 		}
+		server.Inject(testkit.Fault{ // A leader that has just become one.
+			API: testkit.APIFetch, Topic: "orders", Partitions: []int{4}, Code: int16(kafka.UnknownTopicOrPartition),
+		})
 		want := map[int]int64{0: 0, 1: 5, 2: 200, 3: 0, 4: 0, 5: 30}
 		at := maps.Clone(want)
 		calls, busy := 0, false
@@ -287,6 +290,16 @@ func TestScanEnds(t *testing.T) {
 		})
 		if err != nil || seen < 5 || seen > 60 {
 			t.Errorf("deleted under its feet: %d messages, %v", seen, err)
+		}
+		err = admin.Scan(t.Context(), "orders", nil, func([]holdfast.Message) error {
+			if deleted {
+				deleted = false
+				return server.DeleteTopic("orders")
+			}
+			return nil
+		})
+		if !errors.Is(err, kafka.UnknownTopicOrPartition) {
+			t.Errorf("the topic deleted under its feet: %v", err)
 		}
 	})
 }

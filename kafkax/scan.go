@@ -133,8 +133,14 @@ func (s *scan) run(ctx context.Context, found chan<- []holdfast.Message) error {
 	return nil
 }
 
-// errNoProgress says that a leader has nothing to show although its log goes on.
-var errNoProgress = errors.New("the leader shows no more messages")
+var (
+	// errNoProgress says that a leader has nothing to show although its log goes on.
+	errNoProgress = errors.New("the leader shows no more messages")
+
+	// errUnaware says what passes in a broker that has just become the leader, or is none any more. Whether there is such
+	// a partition, the cluster's layout will tell.
+	errUnaware = errors.New("the leader does not know that it has the partition")
+)
 
 // session reads over one connection until the end, or until it fails.
 func (s *scan) session(ctx context.Context, found chan<- []holdfast.Message) error {
@@ -158,6 +164,9 @@ func (s *scan) session(ctx context.Context, found chan<- []holdfast.Message) err
 			return err
 		}
 		answer, err := conn.Receive(ctx)
+		if errors.Is(err, kafka.UnknownTopicOrPartition) {
+			return errUnaware
+		}
 		if err != nil {
 			return err
 		}
