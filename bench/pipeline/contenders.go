@@ -136,7 +136,6 @@ func ours(ctx context.Context, brokers []string, group string, messages int, cfg
 	sink.left.Store(int64(messages))
 	var start starting
 	cfg.Batch.Delay = 100 * time.Millisecond // So that what is left at the end does not wait a second.
-	//nolint:contextcheck // Nothing is asked of a server before Run.
 	p, err := newPipelineWith(brokers, group, bulk, pipeline.Map("decode", start.decode, pipeline.StageConfig{}), sink, cfg)
 	if err != nil {
 		return compare.Sample{}, err

@@ -76,7 +76,6 @@ type arrival struct {
 // oursOneByOne is a pipeline whose stage is the handler.
 func oursOneByOne(group string) func(context.Context, []string, func(uint64)) error {
 	return func(ctx context.Context, brokers []string, entered func(uint64)) error {
-		//nolint:contextcheck // Nothing is asked of a server before Run.
 		p, err := newPipelineWith(brokers, group, trail, pipeline.Map("enter", func(ctx context.Context, m holdfast.Message) (order, error) {
 			o, err := pipeline.JSON[order](ctx, m)
 			entered(o.ID)

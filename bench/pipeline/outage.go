@@ -26,7 +26,6 @@ func paused(ctx context.Context, brokers []string, outage time.Duration) error {
 		return err
 	}
 	circuit.ForceOpen()
-	//nolint:contextcheck // Nothing is asked of a server before Run.
 	p, err := newPipeline(brokers, "paused", bulk, away{circuit}, pipeline.Config{DeadLetterAfter: -1})
 	if err != nil {
 		return err
