@@ -39,7 +39,6 @@ type membership struct {
 
 	brokers []string       // The cluster's, the one to ask first in front.
 	trouble trouble        // In joining.
-	joined  bool           // The group has been joined before.
 	seen    map[string]int // How many partitions each topic had when it was last looked at or assigned. None while it does not exist.
 	missing map[string]bool
 }
@@ -101,7 +100,7 @@ func (m *membership) join(ctx context.Context, topics []string, handle handler) 
 		case gen == nil && ctx.Err() != nil:
 			return nil
 		case errors.Is(err, kafka.RebalanceInProgress): // The join was overtaken by another, as happens.
-		case err != nil && !m.joined && isRefusal(err):
+		case isRefusal(err):
 			return fmt.Errorf("kafkax: join group %s: %w", m.group, err)
 		case err != nil:
 			member = "" // kafka-go has forgotten it.
@@ -114,7 +113,7 @@ func (m *membership) join(ctx context.Context, topics []string, handle handler) 
 			return nil
 		default:
 			m.trouble.over() // What follows is logged anyway.
-			m.joined, member = true, gen.MemberID
+			member = gen.MemberID
 			if last, err := m.serve(ctx, gen, topics, handle); last {
 				joining = false
 				return err

@@ -244,6 +244,30 @@ func TestRefusedAtTheStart(t *testing.T) {
 	}
 }
 
+// TestRefusedLater takes the group away from a member, which learns of it at the next rebalance.
+func TestRefusedLater(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		fill(t, server, "orders", 1, 10)
+		r := start(t, cluster, kafkax.ConsumerConfig{CommitInterval: time.Minute}, new(ledger).handle)
+		until(t, "joined", func() bool { return r.claims() == 1 })
+		remove := server.Inject(testkit.Fault{API: testkit.APIJoinGroup, Code: int16(kafka.GroupAuthorizationFailed), Times: -1})
+		defer remove()
+		server.Inject(testkit.Fault{API: testkit.APIHeartbeat, Code: int16(kafka.RebalanceInProgress)})
+		select {
+		case err := <-r.done:
+			if !errors.Is(err, kafka.GroupAuthorizationFailed) {
+				t.Errorf("Consume: got %v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Error("Consume goes on")
+			r.stop(t)
+		}
+		if got := committed(server); got != 10 {
+			t.Errorf("committed %d, want what was handled", got)
+		}
+	})
+}
+
 func TestConsumeAs(t *testing.T) {
 	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1, "letters": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
 		fill(t, server, "letters", 1, 10)
