@@ -25,7 +25,6 @@ type letterClaim struct {
 	waiting []holdfast.Message  // Read, and not handed out yet,
 	lying   []*holdfast.Message // and their letters' records.
 	handed  []*holdfast.Message // The records of what Fetch returned last.
-	letter  Letter              // The one that was read last.
 
 	mu      sync.Mutex
 	settled int64 // Everything before it is settled.
@@ -101,22 +100,23 @@ func (c *letterClaim) take(ctx context.Context, records []holdfast.Message) erro
 	states := make(map[State]int)
 	defer c.tally.read(states)
 	var exhausted []*holdfast.Message
+	var l Letter // Not in c, where the garbage collector would have to be told of every step.
 	for i := range records {
 		r := &records[i]
 		if c.end >= 0 && r.Offset >= c.end {
 			next = c.end
 			break
 		}
-		state, err := c.sorter.sort(ctx, r, &c.letter)
+		state, err := c.sorter.sort(ctx, r, &l)
 		if err != nil {
 			return err
 		}
-		if (state == Open || state == Exhausted) && !c.first(&c.letter, r.Offset) {
+		if (state == Open || state == Exhausted) && !c.first(&l, r.Offset) {
 			state = Redriven
 		}
 		switch state {
 		case Open:
-			messages, lying = append(messages, c.letter.message(r, &stays[i])), append(lying, r)
+			messages, lying = append(messages, l.message(r, &stays[i])), append(lying, r)
 		case Exhausted:
 			exhausted = append(exhausted, r)
 		default: // It stays where it is.

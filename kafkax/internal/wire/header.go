@@ -19,10 +19,11 @@ const (
 var errHeaders = fmt.Errorf("%w: a record's headers do not parse", ErrCorrupt)
 
 // headers makes records' headers with few allocations: their slices are cut from slabs, and keys, of which a topic
-// has few, are remembered as strings.
+// has few, are remembered as strings. Most records have the keys of the one before, in its order.
 type headers struct {
-	slab []holdfast.Header
-	keys map[string]string
+	slab   []holdfast.Header
+	keys   map[string]string
+	before []string // By position.
 }
 
 // reset lets go of the last answer.
@@ -45,7 +46,7 @@ func (r *Reader) decodeHeaders(b []byte, left int) ([]holdfast.Header, error) {
 		if key, i = varbytes(b, i); key == nil { // a key is never null
 			return nil, errHeaders
 		}
-		out[j].Key = r.headers.key(key)
+		out[j].Key = r.headers.keyAt(j, key)
 		out[j].Value, i = varbytes(b, i)
 	}
 	if i != len(b) {
@@ -65,6 +66,22 @@ func (h *headers) take(n, left int) []holdfast.Header {
 	out := h.slab[:n:n]
 	h.slab = h.slab[n:]
 	return out
+}
+
+// keyAt is the key of a record's header number j, counted without gaps from 0.
+func (h *headers) keyAt(j int, b []byte) string {
+	if j < len(h.before) && h.before[j] == string(b) {
+		return h.before[j]
+	}
+	s := h.key(b)
+	switch {
+	case len(s) > headerKeyLen:
+	case j < len(h.before):
+		h.before[j] = s
+	case j < headerKeys:
+		h.before = append(h.before, s)
+	}
+	return s
 }
 
 func (h *headers) key(b []byte) string {
