@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // What the process exits with. The help texts and the README say the same.
@@ -46,7 +47,9 @@ func (t *tool) exit(err error) int {
 	if failed, ok := errors.AsType[*exitError](err); ok {
 		code = failed.code
 	}
-	fmt.Fprintln(t.err, "holdfast:", err)
+	for line := range strings.Lines(err.Error()) { // It may quote what strangers wrote.
+		fmt.Fprintln(t.err, "holdfast:", clean(strings.TrimSuffix(line, "\n"), len(line)+1))
+	}
 	if code == exitUsage {
 		fmt.Fprintln(t.err, "holdfast: --help says more")
 	}

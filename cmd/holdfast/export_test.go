@@ -63,6 +63,36 @@ func TestExportAndImport(t *testing.T) {
 	}
 }
 
+// A time that RFC 3339 cannot tell comes through, too.
+func TestExportOfAFarTime(t *testing.T) {
+	topics := orders()
+	topics["restored"] = 1
+	c := newCounter(t, topics)
+	far := time.UnixMilli(1_700_000_000_000_000).UTC() // Microseconds, taken for milliseconds.
+	c.letter(0, nil)
+	c.produce(holdfast.Message{Topic: "orders.dlq", Time: far})
+	c.run(exitDone, "dlq", "list", "orders.dlq", "-a", "-o", "json")
+	c.typed = c.run(exitDone, "dlq", "export", "orders.dlq")
+	c.run(exitDone, "dlq", "import", "restored", "--keep-time")
+	if again := c.run(exitDone, "dlq", "export", "restored"); !strings.Contains(again, `"time":1700000000000000,`) {
+		t.Errorf("restored is %s", again)
+	}
+}
+
+func TestImportRefusesWhatIsNoRecord(t *testing.T) {
+	c := newCounter(t, orders())
+	c.letter(0, nil)
+	line := strings.TrimSpace(c.run(exitDone, "dlq", "export", "orders.dlq"))
+	for _, garbage := range []string{"null", "{}", "", "[]", line + "}", line + line, line + " x", `{"headers":[],"offset":-1e99}`} {
+		c.typed = garbage + "\n"
+		c.run(exitFailed, "dlq", "import", "orders.dlq")
+		c.says("line 1: is not a record", "0 lines are written")
+	}
+	if n := len(c.messages("orders.dlq")); n != 1 {
+		t.Errorf("%d records, want the one that was there", n)
+	}
+}
+
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte("key"), []byte("value"), "header", []byte("h"), byte(0))
 	f.Add([]byte{}, []byte{0xff}, "\xff", []byte{}, byte(7))

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -40,6 +41,9 @@ delete at once what was saved long ago, unless --keep-time is given.`,
 	cmd.Flags().IntVar(&skip, "skip", 0, "pass over so many lines, because an earlier import has written them")
 	cmd.Flags().BoolVar(&keepTime, "keep-time", false, "with the records' times as they were exported")
 	cmd.RunE = t.action(func(cmd *cobra.Command, s *session, args []string) error {
+		if skip < 0 {
+			return usage("--skip must not be negative, got %d", skip)
+		}
 		partitions, exists, err := s.exists(cmd.Context(), args[0])
 		if err != nil {
 			return err
@@ -48,9 +52,13 @@ delete at once what was saved long ago, unless --keep-time is given.`,
 			return fmt.Errorf("topic %s does not exist", args[0])
 		}
 		i := importer{session: s, topic: args[0], partitions: partitions, skip: skip, keepTime: keepTime}
-		in := t.in
+		var in io.Reader
 		var size int64
-		if path != "" {
+		if path == "" {
+			input, release := t.input(cmd.Context())
+			defer release()
+			in = input
+		} else {
 			f, err := os.Open(path)
 			if err != nil {
 				return usage("--file: %w", err)
@@ -102,7 +110,7 @@ func (i *importer) run(ctx context.Context, in io.Reader) error {
 		}
 		m := r.message()
 		if i.keepTime {
-			m.Time = r.Time
+			m.Time = time.Time(r.Time)
 		}
 		i.held = append(i.held, m)
 		if i.size += len(m.Key) + len(m.Value); len(i.held) >= importCount || i.size >= importBytes {
@@ -144,7 +152,8 @@ func parseRecord(line []byte) (*record, error) {
 	in := json.NewDecoder(bytes.NewReader(line))
 	in.DisallowUnknownFields()
 	var r record
-	if err := in.Decode(&r); err != nil || in.More() {
+	err := in.Decode(&r)
+	if _, rest := in.Token(); err != nil || rest != io.EOF || r.Headers == nil { // Export always writes headers.
 		return nil, errors.New("is not a record as export writes it")
 	}
 	if r.Partition < 0 {

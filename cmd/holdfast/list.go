@@ -29,8 +29,8 @@ type listed struct {
 	FromTopic     string     `json:"from_topic"`
 	FromPartition int        `json:"from_partition"`
 	FromOffset    int64      `json:"from_offset"`
-	FirstFailedAt *time.Time `json:"first_failed_at,omitempty"`
-	DeadAt        *time.Time `json:"dead_at,omitempty"`
+	FirstFailedAt *when      `json:"first_failed_at,omitempty"`
+	DeadAt        *when      `json:"dead_at,omitempty"`
 	KeyBytes      int        `json:"key_bytes"`
 	ValueBytes    int        `json:"value_bytes"`
 }
@@ -48,10 +48,10 @@ func newListed(e *dlq.Entry) listed {
 	}
 	for _, at := range []struct {
 		from time.Time
-		to   **time.Time
+		to   **when
 	}{{l.FirstFailedAt, &out.FirstFailedAt}, {l.DeadAt, &out.DeadAt}} {
 		if !at.from.IsZero() {
-			*at.to = &at.from
+			*at.to = (*when)(&at.from)
 		}
 	}
 	return out
@@ -110,7 +110,7 @@ func (t *tool) list() *cobra.Command {
 		for _, l := range found {
 			at := "-"
 			if l.DeadAt != nil {
-				at = stamp(*l.DeadAt)
+				at = stamp(time.Time(*l.DeadAt))
 			}
 			rows = append(rows, []string{
 				fmt.Sprint(l.Partition), fmt.Sprint(l.Offset), at, string(l.State), string(l.Reason), l.Group,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"reflect"
 	"strings"
@@ -232,6 +233,9 @@ func TestWrongUse(t *testing.T) {
 		{[]string{"dlq", "stats", "x", "--config", file}, exitUsage, "line 2"},
 		{[]string{"dlq", "stats", "x", "--config", file + ".not"}, exitUsage, "--config"},
 		{[]string{"dlq", "stats", "x", "--sasl", "plain", "--sasl-user", "me"}, exitUsage, "HOLDFAST_SASL_PASSWORD"},
+		{[]string{"dlq", "stats", "x", "--tls-ca", file}, exitUsage, "tls-ca is of no use without tls"},
+		{[]string{"dlq", "import", "orders.dlq", "--skip", "-1"}, exitUsage, "--skip"},
+		{[]string{"dlq", "stats", "gone\x1b[2J"}, exitFailed, "gone·[2J"},
 		{[]string{"dlq", "stats", "gone"}, exitFailed, "topic gone does not exist"},
 		{[]string{"dlq", "show", "orders.dlq", "0", "99"}, exitFailed, "no record 99"},
 		{[]string{"dlq", "import", "gone"}, exitFailed, "topic gone does not exist"},
@@ -290,6 +294,51 @@ func TestStoppedRedriveSaysWhere(t *testing.T) {
 		t.Fatalf("exit code %d, said\n%s", code, said)
 	}
 	c.run(exitDone, "dlq", "redrive", "orders.dlq", "--yes")
+	if n := len(c.messages("orders")); n != 40 {
+		t.Errorf("%d messages, want 40", n)
+	}
+}
+
+// A signal ends what waits for somebody to type.
+func TestStoppedWhileNobodyTypes(t *testing.T) {
+	c := newCounter(t, orders())
+	c.letter(0, nil)
+	for _, args := range [][]string{{"dlq", "redrive", "orders.dlq"}, {"dlq", "purge", "orders.dlq", "--all"}, {"dlq", "import", "orders.dlq"}} {
+		silent, hand := io.Pipe()
+		ctx, stop := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		var out, errs bytes.Buffer
+		if code := run(ctx, args, silent, &out, &errs); code != exitStopped {
+			t.Errorf("%v: exit code %d, said\n%s%s", args, code, &out, &errs)
+		}
+		stop()
+		hand.Close()
+	}
+	if len(c.messages("orders")) != 0 || len(c.messages("orders.dlq")) != 1 {
+		t.Error("something was changed without consent")
+	}
+}
+
+// Letters that are selected by their age are others each time, so the group has to be named to go on.
+func TestStoppedRedriveByAgeNamesItsGroup(t *testing.T) {
+	c := newCounter(t, orders())
+	for i := range 40 {
+		c.letter(i, nil)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		for len(c.messages("orders")) < 5 {
+			time.Sleep(time.Millisecond)
+		}
+		stop()
+	}()
+	var out, errs bytes.Buffer
+	code := run(ctx, []string{"dlq", "redrive", "orders.dlq", "--yes", "--rate", "20", "--before", "0s", "--ledger", "none"}, nil, &out, &errs)
+	_, group, found := strings.Cut(errs.String(), "the same command with --group ")
+	if code != exitStopped || !found {
+		t.Fatalf("exit code %d, said\n%s%s", code, &out, &errs)
+	}
+	group, _, _ = strings.Cut(group, " ")
+	c.run(exitDone, "dlq", "redrive", "orders.dlq", "--yes", "--before", "0s", "--ledger", "none", "--group", group)
 	if n := len(c.messages("orders")); n != 40 {
 		t.Errorf("%d messages, want 40", n)
 	}

@@ -64,7 +64,7 @@ is deleted that was there when the command began.`,
 					return err
 				}
 			}
-			if err := t.confirm(yes, "Delete %d records of %s for good, %d of them letters that nobody took home?", records, args[0], open); err != nil {
+			if err := t.confirm(ctx, yes, "Delete %d records of %s for good, %d of them letters that nobody took home?", records, args[0], open); err != nil {
 				return err
 			}
 			if err := s.admin.DeleteRecords(ctx, args[0], before); err != nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"time"
 	"unicode/utf8"
 
 	"github.com/holdfast-io/holdfast"
@@ -11,12 +10,12 @@ import (
 
 // record is a line of an export.
 type record struct {
-	Partition int       `json:"partition"`
-	Offset    int64     `json:"offset"`
-	Time      time.Time `json:"time"`
-	Key       blob      `json:"key"`
-	Value     blob      `json:"value"`
-	Headers   []header  `json:"headers"`
+	Partition int      `json:"partition"`
+	Offset    int64    `json:"offset"`
+	Time      when     `json:"time"`
+	Key       blob     `json:"key"`
+	Value     blob     `json:"value"`
+	Headers   []header `json:"headers"`
 }
 
 type header struct {
@@ -25,7 +24,7 @@ type header struct {
 }
 
 func newRecord(m *holdfast.Message) record {
-	r := record{Partition: m.Partition, Offset: m.Offset, Time: m.Time.UTC(), Key: m.Key, Value: m.Value, Headers: make([]header, len(m.Headers))}
+	r := record{Partition: m.Partition, Offset: m.Offset, Time: when(m.Time.UTC()), Key: m.Key, Value: m.Value, Headers: make([]header, len(m.Headers))}
 	for i, h := range m.Headers {
 		r.Headers[i] = header{blob(h.Key), h.Value}
 	}

@@ -52,7 +52,7 @@ func (t *tool) redrive() *cobra.Command {
 A letter's offset is committed after its message is acknowledged, in a consumer group that belongs to this selection of
 letters. So a redrive that was stopped, or killed, goes on where it was when the same command is given again. The
 ledger, a compacted topic that is made when it is not there, sees to it that no letter is sent twice, whatever the
-selection. Letters that have come back --max-redrives times are parked in TOPIC.parked instead.`,
+selection. An age is another selection each time: name the --group to go on with. Letters that have come back --max-redrives times are parked in TOPIC.parked instead.`,
 		Args: cobra.ExactArgs(1),
 	}
 	f.register(cmd)
@@ -104,7 +104,7 @@ func (t *tool) runRedrive(ctx context.Context, s *session, topic string, f *redr
 	if f.to != "" {
 		where = f.to
 	}
-	if err := t.confirm(f.yes, "Redrive %d letters of %s to %s, and park %d in %s?",
+	if err := t.confirm(ctx, f.yes, "Redrive %d letters of %s to %s, and park %d in %s?",
 		plan.States[dlq.Open], topic, where, plan.States[dlq.Exhausted], f.parked); err != nil {
 		return err
 	}
@@ -121,21 +121,29 @@ func (t *tool) runRedrive(ctx context.Context, s *session, topic string, f *redr
 	did, err := r.Run(ctx)
 	stop()
 	out.Summary = &summary{did.Read, did.Redriven, did.Parked, did.Failed, did.Returned, did.Skipped, did.Next}
-	return errors.Join(t.report(out), outcome(ctx, &did, r.Group(), err))
+	return errors.Join(t.report(out), outcome(ctx, &did, r.Group(), f.again(r.Group()), err))
 }
 
 // outcome gives a run's end its exit code, and says how to go on.
-func outcome(ctx context.Context, did *dlq.Summary, group string, err error) error {
+func outcome(ctx context.Context, did *dlq.Summary, group, again string, err error) error {
 	switch {
 	case err != nil && (ctx.Err() != nil || errors.Is(err, dlq.ErrTooManyFailures)):
-		return &exitError{exitStopped, fmt.Errorf("%w; all that was redriven is committed in group %s, at%s; the same command goes on there",
-			err, group, places(did.Next))}
+		return &exitError{exitStopped, fmt.Errorf("%w; all that was redriven is committed in group %s, at%s; %s goes on there",
+			err, group, places(did.Next), again)}
 	case err != nil:
 		return err
 	case did.Failed > 0:
 		return &exitError{exitIncomplete, fmt.Errorf("%d letters are refused by the target for good, and parked", did.Failed)}
 	}
 	return nil
+}
+
+// again is what goes on where a run has stopped. An age selects other letters, with another group, each time.
+func (f *redriveFlags) again(group string) string {
+	if f.group == "" && (isAge(f.after) || isAge(f.before)) {
+		return "the same command with --group " + group
+	}
+	return "the same command"
 }
 
 func places(next map[int]int64) (text string) {

@@ -73,12 +73,18 @@ func (f *selection) filter() (dlq.Filter, error) {
 	return filter, err
 }
 
+func isAge(s string) bool {
+	age, err := time.ParseDuration(s)
+	return err == nil && age >= 0
+}
+
 func parseTime(flag, s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
-	if age, err := time.ParseDuration(s); err == nil && age >= 0 {
-		return time.Now().Add(-age), nil
+	if isAge(s) {
+		age, err := time.ParseDuration(s)
+		return time.Now().Add(-age), err
 	}
 	t, err := time.Parse(time.RFC3339, s)
 	if err != nil {

@@ -138,6 +138,11 @@ func (s *settings) tls() (*tls.Config, error) {
 		return nil, usage("tls must be true or false, got %q", s.get("tls"))
 	}
 	if !on {
+		for _, name := range []string{"tls-ca", "tls-cert", "tls-key"} {
+			if s.get(name) != "" {
+				return nil, usage("%s is of no use without tls", name)
+			}
+		}
 		return nil, nil
 	}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}

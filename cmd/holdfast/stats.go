@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,8 +21,8 @@ type statistics struct {
 	Topics     map[string]int     `json:"open_by_topic"`
 	Groups     map[string]int     `json:"open_by_group"`
 	OpenBytes  int64              `json:"open_bytes"`
-	Oldest     *time.Time         `json:"oldest_open,omitempty"`
-	Newest     *time.Time         `json:"newest_open,omitempty"`
+	Oldest     *when              `json:"oldest_open,omitempty"`
+	Newest     *when              `json:"newest_open,omitempty"`
 }
 
 type partitionBounds struct {
@@ -91,7 +90,7 @@ func newStatistics(topic string, s *dlq.Survey) *statistics {
 		Topic: topic, Records: s.Records, States: s.States, Reasons: s.Reasons, Classes: s.Classes, Topics: s.Topics, Groups: s.Groups, OpenBytes: s.Bytes,
 	}
 	if !s.Oldest.IsZero() {
-		out.Oldest, out.Newest = &s.Oldest, &s.Newest
+		out.Oldest, out.Newest = (*when)(&s.Oldest), (*when)(&s.Newest)
 	}
 	return out
 }
