@@ -236,6 +236,7 @@ func TestWrongUse(t *testing.T) {
 		{[]string{"dlq", "stats", "x", "--tls-ca", file}, exitUsage, "tls-ca is of no use without tls"},
 		{[]string{"dlq", "import", "orders.dlq", "--skip", "-1"}, exitUsage, "--skip"},
 		{[]string{"dlq", "stats", "gone\x1b[2J"}, exitFailed, "gone·[2J"},
+		{[]string{"dlq", "redrive", "orders.dlq", "--ledger", "orders"}, exitFailed, "orders cannot be a ledger"},
 		{[]string{"dlq", "stats", "gone"}, exitFailed, "topic gone does not exist"},
 		{[]string{"dlq", "show", "orders.dlq", "0", "99"}, exitFailed, "no record 99"},
 		{[]string{"dlq", "import", "gone"}, exitFailed, "topic gone does not exist"},

@@ -79,6 +79,21 @@ func (s *session) need(ctx context.Context, topic string, partitions int, config
 	return err
 }
 
+// ledger is nil when there is no such topic. One that loses its records would let letters be sent twice.
+func (s *session) ledger(ctx context.Context, topic string) (*dlq.Ledger, error) {
+	_, config, err := s.admin.DescribeTopic(ctx, topic)
+	if errors.Is(err, kafka.UnknownTopicOrPartition) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if policy := config["cleanup.policy"]; policy != "" && policy != "compact" {
+		return nil, fmt.Errorf("topic %s cannot be a ledger: its cleanup.policy must be compact, got %s", topic, policy)
+	}
+	return dlq.NewLedger(s.producer, s.admin, dlq.LedgerConfig{Topic: topic})
+}
+
 // deadLetters makes the Redrive through which all commands see a dead-letter topic. A ledger that is not there, and not
 // made, knows nothing.
 func (s *session) deadLetters(ctx context.Context, cfg dlq.RedriveConfig, ledger string) (*dlq.Redrive, error) {
@@ -87,10 +102,7 @@ func (s *session) deadLetters(ctx context.Context, cfg dlq.RedriveConfig, ledger
 		err = fmt.Errorf("topic %s does not exist", cfg.Topic)
 	}
 	if err == nil && ledger != "" {
-		_, exists, err = s.exists(ctx, ledger)
-		if err == nil && exists {
-			cfg.Letters.Ledger, err = dlq.NewLedger(s.producer, s.admin, dlq.LedgerConfig{Topic: ledger})
-		}
+		cfg.Letters.Ledger, err = s.ledger(ctx, ledger)
 	}
 	if err != nil {
 		return nil, err
