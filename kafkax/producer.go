@@ -96,7 +96,9 @@ func (p *Producer) ProduceTo(ctx context.Context, topic string, partition int, m
 //
 // Messages for one partition are written, and done is called for them, in the order in which they were taken. A message
 // that fails takes those with it that wait behind it, unless it is its own fault. Calls of done for one partition come one
-// after the other from a goroutine that writes nothing more to this partition meanwhile: done must not block.
+// after the other from a goroutine that writes nothing more to this partition meanwhile: done must not block. It must
+// not produce, unless ProducerConfig.FailWhenFull is set and the message goes through ProduceAsync, and not call Close,
+// which waits for it. One that panics is logged.
 //
 // It waits for room in the buffer (see ProducerConfig.MaxBufferedBytes), and for a broker to tell about a topic that is
 // not known yet, until ctx ends. A message that has not been sent when ctx ends will not be.
@@ -127,14 +129,20 @@ func (p *Producer) send(ctx context.Context, c *call, choose func(m *holdfast.Me
 		last     string
 		known    *topicLayout
 		failed   error
-		why      *outcome
+		refused  map[string]error // By topic: what was said of a message holds for the later ones, which must not overtake it.
 	)
 	for i := range c.messages {
 		m := &c.messages[i]
 		if i == 0 || m.Topic != last {
 			last = m.Topic
-			if known, failed = p.layout(ctx, m.Topic); failed != nil {
-				why = failedAt(place{m.Topic, -1}, failed)
+			if failed = refused[m.Topic]; failed == nil {
+				known, failed = p.layout(ctx, m.Topic)
+			}
+			if failed != nil {
+				if refused == nil {
+					refused = make(map[string]error)
+				}
+				refused[m.Topic] = failed
 			}
 		}
 		switch {
@@ -144,7 +152,7 @@ func (p *Producer) send(ctx context.Context, c *call, choose func(m *holdfast.Me
 		case !drained && p.spools(failed):
 			stranded = append(stranded, i)
 		default:
-			c.settle(i, why)
+			c.settle(i, failedAt(place{m.Topic, -1}, failed))
 		}
 	}
 	p.strand(ctx, c, stranded)
@@ -156,16 +164,19 @@ func (p *Producer) send(ctx context.Context, c *call, choose func(m *holdfast.Me
 // enqueue hands the messages of a call to their partition, as there is room for them.
 func (p *Producer) enqueue(ctx context.Context, w *writer, messages []holdfast.Message, entries []entry) {
 	for len(entries) > 0 {
-		n, size := 1, entries[0].size
+		n, size, held := 1, entries[0].size, cost(entries[:1])
 		for n < len(entries) && size+entries[n].size <= p.cfg.BatchBytes {
+			if held += cost(entries[n : n+1]); held > p.cfg.MaxBufferedBytes {
+				break
+			}
 			size += entries[n].size
 			n++
 		}
 		err := p.take(ctx, w, messages, entries[:n])
 		if err != nil {
 			o := failedAt(w.at, err)
-			for _, e := range entries[:n] {
-				e.settle(o)
+			for i := range entries[:n] {
+				p.settle(&entries[i], o)
 			}
 		}
 		entries = entries[n:]

@@ -3,6 +3,7 @@ package kafkax
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"unsafe"
 
 	"github.com/segmentio/kafka-go"
@@ -129,21 +130,31 @@ func (e *entry) claim(at place) (*outcome, bool) {
 }
 
 // settle tells the caller; nil is success.
-func (e *entry) settle(o *outcome) {
+func (p *Producer) settle(e *entry, o *outcome) {
 	switch {
 	case e.call != nil:
 		e.call.settle(e.index, o)
 	case o == nil:
-		e.done(nil)
+		p.announce(e.done, nil)
 	default:
-		e.done(&ProduceError{Messages: 1, Failures: []ProduceFailure{o.failure([]int{0}, e.size)}})
+		p.announce(e.done, &ProduceError{Messages: 1, Failures: []ProduceFailure{o.failure([]int{0}, e.size)}})
 	}
 }
 
+// announce calls the function of a ProduceAsync. One that panics takes nothing else with it.
+func (p *Producer) announce(done func(error), err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.cfg.Logger.Error("function given to ProduceAsync panicked", slog.Any("panic", r))
+		}
+	}()
+	done(err)
+}
+
 // tell settles every message.
-func (b *batch) tell(o *outcome) {
+func (p *Producer) tell(b *batch, o *outcome) {
 	for i := range b.entries {
-		b.entries[i].settle(o)
+		p.settle(&b.entries[i], o)
 	}
 }
 

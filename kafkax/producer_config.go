@@ -60,7 +60,8 @@ type ProducerConfig struct {
 	// an open circuit fail with breaker.ErrCircuitOpen. The spool is this Producer's alone, and is not closed by it.
 	Spool Spool
 
-	// Logger is told when messages begin to go to the spool, and how draining it goes. Nil means slog.Default().
+	// Logger is told when messages begin to go to the spool, how draining it goes, and of functions given to ProduceAsync
+	// that panic. Nil means slog.Default().
 	Logger *slog.Logger
 }
 

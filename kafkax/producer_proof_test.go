@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -321,6 +322,24 @@ func TestThousandProducers(t *testing.T) {
 				t.Errorf("got %s, want %s", m.Value, want)
 			}
 			next[string(m.Key)]++
+		}
+	})
+}
+
+// TestProduceAsyncPanics has functions panic. Nothing else suffers.
+func TestProduceAsyncPanics(t *testing.T) {
+	cfg := kafkax.ProducerConfig{Logger: slog.New(slog.DiscardHandler)}
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, cfg, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		for range 3 {
+			if err := p.ProduceAsync(t.Context(), message("orders", "a"), func(error) { panic("a bug") }); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := p.Produce(t.Context(), message("orders", "b")); err != nil {
+			t.Error(err)
+		}
+		if s := p.Stats(); s.Written != 4 || s.Buffered != 0 {
+			t.Errorf("%+v", s)
 		}
 	})
 }

@@ -51,6 +51,7 @@ func newOutbox(p *Producer) *outbox {
 func (o *outbox) keep(ctx context.Context, messages []holdfast.Message) error {
 	ctx = context.WithoutCancel(ctx)
 	o.change(1)
+	defer o.wake() // Even when it failed: something may be there, and somebody has to see that nothing is.
 	defer o.change(-1)
 	if !o.filled.Swap(true) {
 		o.producer.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "circuit open, messages go to the spool")
@@ -59,10 +60,6 @@ func (o *outbox) keep(ctx context.Context, messages []holdfast.Message) error {
 		return fmt.Errorf("kafkax: spool: %w", err)
 	}
 	o.producer.counts.spooled.Add(uint64(len(messages)))
-	select {
-	case o.kick <- struct{}{}:
-	default:
-	}
 	return nil
 }
 
@@ -71,6 +68,14 @@ func (o *outbox) change(writing int) {
 	defer o.mu.Unlock()
 	o.changes++
 	o.writing += writing
+}
+
+// wake has the spool drained once more.
+func (o *outbox) wake() {
+	select {
+	case o.kick <- struct{}{}:
+	default:
+	}
 }
 
 // holds says whether a message must go behind what is in the spool.
@@ -180,7 +185,7 @@ func (p *Producer) strandAsync(ctx context.Context, m holdfast.Message, done fun
 	}
 	go func() {
 		defer end()
-		done(nil)
+		p.announce(done, nil)
 	}()
 	return nil
 }
@@ -192,9 +197,11 @@ func (w *writer) divert(b *batch) *batch {
 		return b
 	}
 	behind := make(map[int]bool)
+	keys, asked := make(map[string]bool), false // Of those: a later one goes behind them, though the spool be empty by now.
 	for i, m := range b.spoolable() {
-		if o.holds(&m) {
-			behind[i] = true
+		if m.Partition >= 0 && asked || keys[string(m.Key)] || o.holds(&m) {
+			behind[i], keys[string(m.Key)] = true, true
+			asked = asked || m.Partition >= 0
 		}
 	}
 	if len(behind) == 0 {
@@ -211,11 +218,11 @@ func (w *writer) spool(b *batch) {
 	err := w.producer.outbox.keep(w.producer.net.life, b.spoolable())
 	switch {
 	case err != nil:
-		w.settle(b, &outcome{at: w.at, err: err, ambiguous: b.uncertain || holdfast.IsAmbiguous(err)})
+		w.fail(b, &outcome{at: w.at, err: err, ambiguous: b.uncertain || holdfast.IsAmbiguous(err)})
 	case b.uncertain:
-		b.tell(&outcome{at: w.at, err: errSpooled, ambiguous: true, spooled: true})
+		w.producer.tell(b, &outcome{at: w.at, err: errSpooled, ambiguous: true, spooled: true})
 	default:
-		b.tell(nil)
+		w.producer.tell(b, nil)
 	}
 }
 

@@ -22,6 +22,7 @@ type memorySpool struct {
 	mu   sync.Mutex
 	all  []holdfast.Message
 	full bool
+	asks func(m *holdfast.Message, held bool) bool // If set, has the last word on what Holds says.
 }
 
 func (s *memorySpool) Append(_ context.Context, messages ...holdfast.Message) error {
@@ -45,7 +46,11 @@ func behind(later, earlier *holdfast.Message) bool {
 func (s *memorySpool) Holds(m *holdfast.Message) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.ContainsFunc(s.all, func(kept holdfast.Message) bool { return behind(m, &kept) })
+	held := slices.ContainsFunc(s.all, func(kept holdfast.Message) bool { return behind(m, &kept) })
+	if s.asks != nil {
+		return s.asks(m, held)
+	}
+	return held
 }
 
 func (s *memorySpool) Drain(ctx context.Context, send func(context.Context, []holdfast.Message) error) error {
@@ -293,6 +298,75 @@ func TestSpoolWeather(t *testing.T) {
 		}
 		if len(of) != keys || p.Stats().Spooled == 0 {
 			t.Errorf("%d keys, %+v", len(of), p.Stats())
+		}
+	})
+}
+
+// TestSpoolEmptiedMeanwhile has the last message of a key leave the spool while a batch is looked at. Of the batch, what
+// was not found behind it does not overtake what was.
+func TestSpoolEmptiedMeanwhile(t *testing.T) {
+	asked := 0
+	spool := &memorySpool{asks: func(_ *holdfast.Message, held bool) bool {
+		asked++
+		return held || asked == 1
+	}}
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, kafkax.ProducerConfig{Spool: spool}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		server.Stop()
+		if err := p.Produce(t.Context(), keyed("another", "x")); err != nil { // So that the spool is asked at all.
+			t.Error(err)
+		}
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.WaitUntilReady(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Produce(t.Context(), keyed("k", "a"), keyed("k", "b"), keyed("k", "c")); err != nil {
+			t.Error(err)
+		}
+		drained(t, p)
+		got := slices.DeleteFunc(values(t, server, "orders")[0], func(v string) bool { return v == "x" })
+		if fmt.Sprint(got) != "[a b c]" {
+			t.Errorf("written: %s", got)
+		}
+	})
+}
+
+// TestSpoolFullBarsQueue has the spool refuse a message that others wait behind. It has room again at once, but they do not
+// overtake the one that was refused.
+func TestSpoolFullBarsQueue(t *testing.T) {
+	spool := &memorySpool{full: true}
+	cfg := kafkax.ProducerConfig{Spool: spool, BatchBytes: 100}
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, cfg, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		drained(t, p)
+		if err := p.Produce(t.Context(), keyed("k", "0")); err != nil {
+			t.Fatal(err)
+		}
+		server.Stop()
+		var said []string
+		for i := range 3 {
+			if err := p.ProduceAsync(t.Context(), keyed("k", fmt.Sprintf("%050d", i)), func(err error) {
+				said = append(said, fmt.Sprint(err == nil))
+				spool.mu.Lock()
+				spool.full = false
+				spool.mu.Unlock()
+			}); err != nil {
+				t.Error(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if fmt.Sprint(said) != "[false false false]" || spool.len() != 0 {
+			t.Errorf("said %v, %d in the spool", said, spool.len())
+		}
+		if s := p.Stats(); s.Spool { // Somebody has seen that it is empty.
+			t.Errorf("%+v", s)
+		}
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.WaitUntilReady(t.Context()); err != nil {
+			t.Fatal(err)
 		}
 	})
 }

@@ -5,8 +5,8 @@ import "sync/atomic"
 // ProducerStats is a snapshot of a Producer. Counters only grow.
 type ProducerStats struct {
 	Written    uint64 // Messages acknowledged by all in-sync replicas.
-	NotWritten uint64 // Messages that failed and are not written.
-	Ambiguous  uint64 // Messages that failed and may be written.
+	NotWritten uint64 // Messages that failed and are not written, those aside that are still in the spool.
+	Ambiguous  uint64 // Messages that failed and may be written, those aside that are still in the spool.
 	Requests   uint64 // Produce requests sent. Each carries a batch for at least one partition.
 	Identities uint64 // Producer ids taken: 1, and one more for each time that the outcome of a batch stayed unknown.
 	Spooled    uint64 // Messages put into the spool.

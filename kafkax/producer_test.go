@@ -542,3 +542,48 @@ func TestCloseWhileDialling(t *testing.T) {
 		}
 	})
 }
+
+// TestProduceSmallBuffer has one call with far more messages than the buffer has room for, which are fewer than a batch
+// may have.
+func TestProduceSmallBuffer(t *testing.T) {
+	cfg := kafkax.ProducerConfig{MaxBufferedBytes: 10_000}
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, cfg, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		var messages []holdfast.Message
+		for i := range 500 {
+			messages = append(messages, message("orders", fmt.Sprintf("%0100d", i)))
+		}
+		if err := p.Produce(t.Context(), messages...); err != nil {
+			t.Fatal(err)
+		}
+		if got := values(t, server, "orders")[0]; len(got) != 500 || !slices.IsSorted(got) {
+			t.Errorf("%d written", len(got))
+		}
+	})
+}
+
+// TestRefusedTopicBarsCall has a topic come into being in the middle of a call. What the call has for it later does not
+// overtake what was refused before.
+func TestRefusedTopicBarsCall(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"other": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		p, err := kafkax.NewProducer(cluster, kafkax.ProducerConfig{Retry: retry.Policy{OnAttempt: func(a retry.Attempt) {
+			if a.Err != nil {
+				if err := server.CreateTopic("orders", 1); err != nil {
+					t.Error(err)
+				}
+			}
+		}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		failed := failure(t, p.Produce(t.Context(), message("orders", "a"), message("other", "b"), message("orders", "c")))
+		if !slices.Equal(failed.Indexes(), []int{0, 2}) {
+			t.Errorf("failed: %v", failed)
+		}
+		if err := p.Produce(t.Context(), message("orders", "d")); err != nil {
+			t.Error(err)
+		}
+		if err := p.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}

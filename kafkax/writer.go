@@ -105,7 +105,7 @@ func (w *writer) admit(b *batch) *batch {
 	for i := range b.entries {
 		o, ok := b.entries[i].claim(w.at)
 		if o != nil {
-			b.entries[i].settle(o)
+			w.producer.settle(&b.entries[i], o)
 		}
 		if !ok {
 			dropped[i] = true
@@ -169,8 +169,10 @@ func (w *writer) putBack(batches ...*batch) {
 }
 
 func (w *writer) settle(b *batch, o *outcome) {
-	w.producer.counts.note(b.Len(), o)
-	b.tell(o)
+	if o == nil || !b.drained { // What failed to leave the spool is still there.
+		w.producer.counts.note(b.Len(), o)
+	}
+	w.producer.tell(b, o)
 }
 
 // deliver tries until a batch is acknowledged or there is no point in going on.
