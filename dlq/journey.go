@@ -36,7 +36,13 @@ type stop struct {
 	letters []int // Indexes of those that get off here.
 }
 
-// travel sends letters until the claim has no more, or its drain begins.
+// portion is letters that the claim has handed out, and their records.
+type portion struct {
+	messages []holdfast.Message
+	records  []*holdfast.Message
+}
+
+// travel sends letters until the claim has no more, or its drain begins. While some are on their way the next are read.
 func (j *journey) travel(ctx context.Context) error {
 	if ledger := j.sorter.ledger; ledger != nil {
 		j.marked = ledger.marked(j.claim.place)
@@ -46,17 +52,44 @@ func (j *journey) travel(ctx context.Context) error {
 		}
 		j.underway = false
 	}
+	var ended error
+	ahead := make(chan portion)
+	reading, stop := context.WithCancel(ctx)
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		defer close(ahead)
+		ended = j.read(reading, ahead)
+	})
+	defer reader.Wait()
+	defer stop()
+	for p := range ahead {
+		err := j.sendAll(ctx, p.messages, p.records)
+		j.holding.Add(-1)
+		if err != nil {
+			return err
+		}
+	}
+	return ended
+}
+
+// read reads ahead until the claim has no more. What nobody has taken when its drain begins stays where it is.
+func (j *journey) read(ctx context.Context, ahead chan<- portion) error {
 	for {
 		messages, err := j.claim.Fetch(ctx)
 		if err != nil {
 			return err
 		}
 		j.holding.Add(1)
-		err = j.sendAll(ctx, messages, j.claim.handed)
-		j.holding.Add(-1)
-		if err != nil {
-			return err
+		select {
+		case ahead <- portion{messages, j.claim.handed}:
+			continue
+		case <-j.claim.Revoked():
+			err = holdfast.ErrRevoked
+		case <-ctx.Done():
+			err = ctx.Err()
 		}
+		j.holding.Add(-1)
+		return err
 	}
 }
 

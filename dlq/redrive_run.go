@@ -29,7 +29,7 @@ type run struct {
 	canary chan struct{} // Holds a token while nobody sends a letter to a half-open circuit.
 	stop   context.CancelCauseFunc
 
-	holding atomic.Int64 // Claims that have letters in hand.
+	holding atomic.Int64 // Portions of letters that are in hand.
 
 	mu   sync.Mutex
 	left map[int]int64 // The partitions that have letters left, and where they end.
