@@ -67,11 +67,14 @@ func (w *insertion) fill(columns []column.Interface, runs []part) error {
 			delete(left, item)
 		}
 	}
-	rest, _, err := w.rows.layout.rows(w.items, w.views, left)
+	rest, unfit, err := w.rows.layout.rows(w.items, w.views, left)
 	if err != nil {
 		return err
 	}
 	defer rest.release()
+	if len(unfit) > 0 { // Its Valuer has changed its mind; without it the row would count as stored.
+		return errChanged
+	}
 	return rest.send(columns, 0, len(rest.items))
 }
 

@@ -49,11 +49,14 @@ func (f *facts) remembers() bool { return f.window > 0 && f.deduplicates }
 // readFacts asks for them. A server that refuses to tell leaves them unknown.
 func (t *table) readFacts(ctx context.Context) (facts, error) {
 	f, err := t.askFacts(ctx)
-	if isException(err) {
+	if mayNotAsk(err) {
 		return facts{}, nil
 	}
 	return f, err
 }
+
+// mayNotAsk says that the server will not tell, now or later: one at its limits says nothing of what it would tell.
+func mayNotAsk(err error) bool { return isException(err) && Classify(err) == ClassConfig }
 
 // isException says that the server answered, with a refusal.
 func isException(err error) bool {

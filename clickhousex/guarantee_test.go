@@ -6,8 +6,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
+
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/clickhousex"
+	"github.com/holdfast-io/holdfast/retry"
 	"github.com/holdfast-io/holdfast/testkit"
 )
 
@@ -139,4 +142,67 @@ func TestRefusesToStart(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestToldOfTheTable: a view that hangs on a table makes its inserts more than one, and a profile may keep the server from
+// heeding what the table remembers.
+func TestToldOfTheTable(t *testing.T) {
+	tests := map[string]struct {
+		told func(query string, dest []any)
+		want clickhousex.Guarantee
+		// Whether an insert that the server has not the memory for has stored nothing, and may be halved.
+		atomic bool
+	}{
+		"nothing": {func(string, []any) {}, clickhousex.GuaranteeWindow, true},
+		"a view": {func(query string, dest []any) {
+			if strings.Contains(query, "system.tables") {
+				*dest[3].(*[]string) = []string{"view"}
+			}
+		}, clickhousex.GuaranteeWindow, false},
+		"insert_deduplicate": {setting("insert_deduplicate", "0"), clickhousex.GuaranteeNone, true},
+		"deduplicate_insert": {setting("deduplicate_insert", "disable"), clickhousex.GuaranteeNone, true},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+				raw, err := clickhouse.Open(options(s))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer raw.Close()
+				ch, err := clickhousex.Wrap(watchedRows{raw, tt.told}, clickhousex.Config{Logger: slog.New(slog.DiscardHandler)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				in := newInserter[order](t, ch, "orders", clickhousex.InserterConfig{Retry: retry.Policy{Attempts: -1}})
+				if got, err := in.Check(t.Context()); err != nil || got != tt.want {
+					t.Errorf("Check = %s, %v, want %s", got, err, tt.want)
+				}
+				defer s.Inject(testkit.ClickHouseFault{On: testkit.ClickHouseInsert, Code: 241})()
+				if err := in.Write(t.Context(), batchOf(0, 4)); holdfast.IsAmbiguous(err) == tt.atomic {
+					t.Errorf("after code 241: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// setting has the server tell another value of a setting, whichever it is asked for first.
+func setting(name, value string) func(query string, dest []any) {
+	return func(query string, dest []any) {
+		if strings.Contains(query, "system.settings") {
+			*dest[0].(*string), *dest[1].(*string) = name, value
+		}
+	}
+}
+
+// TestBusyServerIsAskedAgain: a server at its limits has not said that it will not tell of the table.
+func TestBusyServerIsAskedAgain(t *testing.T) {
+	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+		defer s.Inject(testkit.ClickHouseFault{On: testkit.ClickHouseQuery, Code: 202})()
+		in := newInserter[order](t, open(t, options(s), clickhousex.Config{}), "orders", clickhousex.InserterConfig{})
+		if got, err := in.Check(t.Context()); err != nil || got != clickhousex.GuaranteeWindow {
+			t.Errorf("Check = %s, %v, want it as the table is", got, err)
+		}
+	})
 }

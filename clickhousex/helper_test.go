@@ -1,6 +1,7 @@
 package clickhousex_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
@@ -125,4 +127,26 @@ func refusals(t *testing.T, err error) map[int]error {
 		}
 	}
 	return batch.Items
+}
+
+// watchedRows is a connection on which scanned is called with every row that is read, and may change it.
+type watchedRows struct {
+	driver.Conn
+	scanned func(query string, dest []any)
+}
+
+func (c watchedRows) Query(ctx context.Context, query string, args ...any) (driver.Rows, error) {
+	rows, err := c.Conn.Query(ctx, query, args...)
+	return scannedRows{rows, func(dest []any) { c.scanned(query, dest) }}, err
+}
+
+type scannedRows struct {
+	driver.Rows
+	scanned func(dest []any)
+}
+
+func (r scannedRows) Scan(dest ...any) error {
+	err := r.Rows.Scan(dest...)
+	r.scanned(dest)
+	return err
 }

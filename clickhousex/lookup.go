@@ -3,7 +3,9 @@ package clickhousex
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 
@@ -48,7 +50,7 @@ func (w *insertion) look(ctx context.Context, p part) error {
 func (t *table) isAtWork(ctx context.Context, query string) (bool, error) {
 	var n uint64
 	err := t.each(ctx, "SELECT count() FROM system.processes WHERE query_id = ?", func(rows driver.Rows) error { return rows.Scan(&n) }, query)
-	if isException(err) {
+	if mayNotAsk(err) {
 		return false, nil
 	}
 	return n > 0, err
@@ -56,48 +58,67 @@ func (t *table) isAtWork(ctx context.Context, query string) (bool, error) {
 
 // search gives the rows of the part that the table has, and that are not noted as found.
 func (w *insertion) search(ctx context.Context, p part) (found []int, err error) {
-	type within struct {
-		first, last int64
-		rows        map[place][]int
-	}
-	wanted := make(map[partition]*within)
+	wanted := make(map[partition]map[place][]int)
 	for _, run := range w.missing(p) {
 		for row := run.from; row < run.to; row++ {
 			o := w.origins[w.rows.items[row]]
 			at := partition{o.Topic, o.Partition}
-			in := wanted[at]
-			if in == nil {
-				in = &within{first: o.Offset, last: o.Offset, rows: make(map[place][]int)}
-				wanted[at] = in
+			if wanted[at] == nil {
+				wanted[at] = make(map[place][]int)
 			}
-			in.first, in.last = min(in.first, o.Offset), max(in.last, o.Offset)
-			in.rows[place{o.Offset, o.Index}] = append(in.rows[place{o.Offset, o.Index}], row)
+			here := place{o.Offset, o.Index}
+			wanted[at][here] = append(wanted[at][here], row)
 		}
 	}
 	columns := []string{"_offset"}
 	if w.cfg.Offsets == OffsetsOfValues {
 		columns = append(columns, "_index")
 	}
-	query := "SELECT " + strings.Join(columns, ", ") + " FROM " + w.quoted + " WHERE _topic = ? AND _partition = ? AND _offset BETWEEN ? AND ?"
-	for at, in := range wanted {
-		err := w.each(ctx, query, func(rows driver.Rows) error {
-			numbers, err := scanNumbers(rows)
+	query := "SELECT " + strings.Join(columns, ", ") + " FROM " + w.quoted + " WHERE _topic = ? AND _partition = ? AND ("
+	for at, rowsAt := range wanted {
+		offsets := make([]int64, 0, len(rowsAt))
+		for here := range rowsAt {
+			offsets = append(offsets, here.offset)
+		}
+		for some := range slices.Chunk(stretches(offsets), maxStretches) {
+			err := w.each(ctx, query+strings.Join(some, " OR ")+")", func(rows driver.Rows) error {
+				numbers, err := scanNumbers(rows)
+				if err != nil {
+					return err
+				}
+				here := place{offset: numbers[0]}
+				if len(numbers) > 1 {
+					here.index = int(numbers[1])
+				}
+				found = append(found, rowsAt[here]...)
+				delete(rowsAt, here)
+				return nil
+			}, at.topic, at.id)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			here := place{offset: numbers[0]}
-			if len(numbers) > 1 {
-				here.index = int(numbers[1])
-			}
-			found = append(found, in.rows[here]...)
-			delete(in.rows, here)
-			return nil
-		}, at.topic, at.id, in.first, in.last)
-		if err != nil {
-			return nil, err
 		}
 	}
 	return found, nil
+}
+
+// maxStretches bounds the conditions of one query, and maxGap how far apart two offsets of one condition may lie: letters
+// come from anywhere in a topic, and all that lies between two of them is not to be read.
+const (
+	maxStretches = 500
+	maxGap       = 100
+)
+
+// stretches are the conditions that select these offsets, and few others. It sorts them.
+func stretches(offsets []int64) (conditions []string) {
+	slices.Sort(offsets)
+	for from, i := 0, 1; i <= len(offsets); i++ {
+		if i == len(offsets) || offsets[i]-offsets[i-1] > maxGap {
+			conditions = append(conditions, fmt.Sprintf("_offset BETWEEN %d AND %d", offsets[from], offsets[i-1]))
+			from = i
+		}
+	}
+	return conditions
 }
 
 // scanNumbers reads a row of integers, of whatever width.
@@ -181,8 +202,12 @@ func (w *insertion) resume(ctx context.Context) error {
 		}
 		suspect = suspect || r.last >= s.First
 	}
-	if !suspect && !w.comesHome() {
+	home := w.comesHome()
+	if !suspect && !home {
 		return nil
+	}
+	if home {
+		w.skip(w.repeated())
 	}
 	whole := part{0, len(w.rows.items)}
 	return w.ask(ctx, func(ctx context.Context) error {
@@ -211,6 +236,19 @@ func (w *insertion) comesHome() bool {
 		}
 	}
 	return false
+}
+
+// repeated gives the rows that are among the batch before: a letter may lie in its queue twice.
+func (w *insertion) repeated() (rows []int) {
+	seen := make(map[origin]bool, len(w.rows.items))
+	for row, item := range w.rows.items {
+		if o := w.origins[item]; seen[o] {
+			rows = append(rows, row)
+		} else {
+			seen[o] = true
+		}
+	}
+	return rows
 }
 
 // lastStored asks for the last offset of a partition that the table has, from first on; one less when it has none.

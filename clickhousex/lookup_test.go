@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ClickHouse/clickhouse-go/v2"
+
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/clickhousex"
 	"github.com/holdfast-io/holdfast/retry"
@@ -21,7 +23,7 @@ func marked(t *testing.T, test func(t *testing.T, s *testkit.ClickHouseServer)) 
 	bubble(t, testkit.ClickHouseConfig{Tables: []string{markedDDL + "MergeTree PARTITION BY name ORDER BY id"}, DedupWindow: -1}, test)
 }
 
-var byMessage = clickhousex.InserterConfig{Offsets: clickhousex.OffsetsOfMessages, Timeout: time.Second, Retry: retry.Policy{Attempts: 2, Delay: time.Second}}
+var byMessage = clickhousex.InserterConfig{Offsets: clickhousex.OffsetsOfMessages, Timeout: time.Second, Retry: retry.Policy{Attempts: 2, Delay: time.Second, Jitter: -1}}
 
 // wantOnce fails unless the table holds each of the ids once, in whatever order.
 func wantOnce(t *testing.T, s *testkit.ClickHouseServer, n int) {
@@ -191,6 +193,7 @@ func TestLookFails(t *testing.T) {
 		{"default.orders", 497, true, true},
 		{"default.orders", 241, false, true},
 		{"system.processes", 497, false, false},
+		{"system.processes", 202, false, true}, // It may well be at work.
 	} {
 		marked(t, func(t *testing.T, s *testkit.ClickHouseServer) {
 			in := newInserter[order](t, open(t, options(s), clickhousex.Config{}), "orders", byMessage)
@@ -307,5 +310,41 @@ func TestLettersAreLookedUp(t *testing.T) {
 			}
 		}
 		wantOnce(t, s, 4)
+	})
+}
+
+// TestFarLetters: of letters that come from far apart, what lies in between is not read; and one that lies in the queue
+// twice is one row, in one batch as well.
+func TestFarLetters(t *testing.T) {
+	marked(t, func(t *testing.T, s *testkit.ClickHouseServer) {
+		const far = 2000
+		read := 0
+		raw, err := clickhouse.Open(options(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer raw.Close()
+		ch, err := clickhousex.Wrap(watchedRows{raw, func(string, []any) { read++ }}, clickhousex.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := newInserter[order](t, ch, "orders", byMessage)
+		if err := in.Write(t.Context(), batchOf(1, far-1)); err != nil {
+			t.Fatal(err)
+		}
+		b := batchOf(0, 5)
+		for i, offset := range []int{0, far, far - 1, 5, far} {
+			b.Items[i] = batchOf(offset, 1).Items[0]
+			b.Items[i].Source.Letter = &holdfast.Letter{Topic: "orders.dlq", Offset: int64(i)}
+		}
+		b.Spans[0] = holdfast.Span{Topic: "orders.dlq", First: 0, Next: 5}
+		read = 0
+		if err := in.Write(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		if read > far/4 {
+			t.Errorf("%d rows are read for 4 letters", read)
+		}
+		wantOnce(t, s, far+1)
 	})
 }

@@ -176,6 +176,34 @@ func TestInFlight(t *testing.T) {
 	})
 }
 
+// TestFailureInFlight: after an insert has failed no further one is begun, and those on their way are waited for. What is
+// certainly not stored is not made less than ambiguous by what may be.
+func TestFailureInFlight(t *testing.T) {
+	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+		b := tightBreaker(t, 100)
+		in := newInserter[order](t, open(t, options(s), clickhousex.Config{Breaker: b}), "orders", clickhousex.InserterConfig{
+			MaxRows: 10, InFlight: 2, Retry: retry.Policy{Attempts: -1},
+		})
+		if err := in.Write(t.Context(), batchOf(0, 1)); err != nil {
+			t.Fatal(err)
+		}
+		calls := b.Stats().Totals.Calls
+		defer s.Inject(testkit.ClickHouseFault{On: testkit.ClickHouseInsert, Code: 60})()
+		slow := s.Inject(testkit.ClickHouseFault{On: testkit.ClickHouseInsert, Delay: time.Second, Times: -1})
+		if err := in.Write(t.Context(), batchOf(1, 80)); !holdfast.IsAmbiguous(err) || !holdfast.IsHold(err) {
+			t.Errorf("got %v, want it held, and ambiguous for what is stored", err)
+		}
+		if n := b.Stats().Totals.Calls - calls; n > 3 || s.Count("orders") != 1+10*(int(n)-1) {
+			t.Errorf("%d inserts, %d rows, want two or three, and all but one stored", n, s.Count("orders"))
+		}
+		slow()
+		if err := in.Write(t.Context(), batchOf(1, 80)); err != nil {
+			t.Fatal(err)
+		}
+		wantOnce(t, s, 81)
+	})
+}
+
 // TestPanicInFlight: of the program's own code, it reaches the one who called Write.
 func TestPanicInFlight(t *testing.T) {
 	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {

@@ -17,7 +17,7 @@ type record struct {
 	refused map[int]error      // The items that the server refused.
 	parts   map[part]partState // What became of the parts of the rows.
 	doubts  map[part]doubt     // The parts that may be stored.
-	found   map[int]bool       // The rows that the table was found to have, beside those of settled parts.
+	found   map[int]bool       // The rows that the table was found to have, beside those of settled parts, or that repeat others.
 	stored  int                // Rows.
 	splits  int                // Inserts made of halves by this Write.
 }
@@ -151,6 +151,15 @@ func (r *record) find(p part, rows []int) {
 	}
 	r.stored += len(rows)
 	delete(r.doubts, p)
+}
+
+// skip notes rows that are not to be sent, since others of the batch stand for them.
+func (r *record) skip(rows []int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, row := range rows {
+		r.found[row] = true
+	}
 }
 
 // missing gives the runs of the part's rows that the table was not found to have.

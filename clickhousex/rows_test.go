@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -240,6 +241,37 @@ func TestMaxBytes(t *testing.T) {
 			t.Errorf("Stats = %+v: bytes are no refusal", stats)
 		}
 	})
+}
+
+// TestLowCardinalityInParts: each of several inserts has a dictionary of its own rows' values.
+func TestLowCardinalityInParts(t *testing.T) {
+	for column, cfg := range map[string]clickhousex.InserterConfig{
+		"LowCardinality(String)":           {MaxBytes: 1 << 20},
+		"LowCardinality(Nullable(String))": {MaxRows: 10},
+	} {
+		tables := testkit.ClickHouseConfig{Tables: []string{"CREATE TABLE cells (v " + column + ") ENGINE = Memory"}}
+		bubble(t, tables, func(t *testing.T, s *testkit.ClickHouseServer) {
+			in := newInserter[cell[*string]](t, open(t, options(s), clickhousex.Config{}), "cells", cfg)
+			var b holdfast.Batch[cell[*string]]
+			var want []any
+			for i := range 80 {
+				v := new(fmt.Sprint(i/2) + strings.Repeat("x", 64<<10)) // Together more than MaxBytes.
+				b.Items, want = append(b.Items, holdfast.Item[cell[*string]]{Value: cell[*string]{v}}), append(want, *v)
+			}
+			if cfg.MaxRows > 0 {
+				b.Items[33].Value.V, want[33] = nil, nil
+			}
+			if err := in.Write(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(s.Values("cells", "v"), want) {
+				t.Errorf("%s: other values are stored", column)
+			}
+			if n := len(s.Inserts()); n > 16 {
+				t.Errorf("%s: %d inserts", column, n)
+			}
+		})
+	}
 }
 
 // TestMaxBytesAndAmbiguity: what may be stored is written again in the same insert, even if it has become too large for one.
