@@ -202,8 +202,11 @@ func (p *Producer) take(ctx context.Context, w *writer, messages []holdfast.Mess
 
 // layout is what is known of a topic.
 func (p *Producer) layout(ctx context.Context, topic string) (*topicLayout, error) {
-	if topic == "" {
+	switch {
+	case topic == "":
 		return nil, holdfast.Permanent(errors.New("the message names no topic"))
+	case len(topic) > maxTopicName: // Such a request may not even be readable, and a broker that hangs up opens the circuit.
+		return nil, holdfast.Permanent(fmt.Errorf("%w: its name has %d bytes, at most %d are allowed", kafka.InvalidTopic, len(topic), maxTopicName))
 	}
 	return p.route(topic).layout(ctx)
 }

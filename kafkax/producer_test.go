@@ -587,3 +587,13 @@ func TestRefusedTopicBarsCall(t *testing.T) {
 		}
 	})
 }
+
+// TestTopicNameTooLong opens no circuit for the others.
+func TestTopicNameTooLong(t *testing.T) {
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, kafkax.ProducerConfig{}, func(t *testing.T, _ *testkit.KafkaServer, p *kafkax.Producer) {
+		failed := failure(t, p.Produce(t.Context(), message(strings.Repeat("x", 40_000), "a"), message("orders", "b")))
+		if !failed.Permanent() || !errors.Is(failed, kafka.InvalidTopic) || !slices.Equal(failed.Indexes(), []int{0}) || p.IsOpen() {
+			t.Errorf("failed %v, open %t", failed.Indexes(), p.IsOpen())
+		}
+	})
+}
