@@ -12,11 +12,14 @@ import (
 
 var errNoReason = errors.New("pipeline: the sink refused the item and did not say why")
 
-// verdict tells what an error of a sink says of its batch: which items it refused, the others being stored, or that
-// nobody knows.
-func verdict(err error) (refused *holdfast.BatchError, ambiguous bool) {
+// verdict tells what an error of a sink says of its batch of n items: which it refused, the others being stored, or that
+// nobody knows, as when it names an item that is not in the batch.
+func verdict(err error, n int) (refused *holdfast.BatchError, ambiguous bool) {
 	for e := err; e != nil; e = errors.Unwrap(e) {
 		if r, ok := e.(*holdfast.BatchError); ok { //nolint:errorlint // What stands around it counts, so it is unwrapped here.
+			if namesOthers(r, n) {
+				return nil, true
+			}
 			return r, false
 		}
 		if a, ok := e.(interface{ Ambiguous() bool }); ok && a.Ambiguous() {
@@ -24,6 +27,16 @@ func verdict(err error) (refused *holdfast.BatchError, ambiguous bool) {
 		}
 	}
 	return nil, holdfast.IsAmbiguous(err)
+}
+
+// namesOthers tells whether e names an item that a batch of n items does not have. It then speaks of something else.
+func namesOthers(e *holdfast.BatchError, n int) bool {
+	for i := range e.Items {
+		if i < 0 || i >= n {
+			return true
+		}
+	}
+	return false
 }
 
 // refusal is the error of item i, nil if it is stored.

@@ -73,8 +73,9 @@ type Config struct {
 	// must be derived from ctx.
 	Context func(ctx context.Context, m holdfast.Message) context.Context
 
-	// OnEvent, if set, is told of changes: in order, one at a time, on goroutines of the pipeline's, which wait for it. A
-	// panic in it is logged.
+	// OnEvent, if set, is told of changes: in order, one at a time, on goroutines of the pipeline's, which wait for it: while
+	// it does not return, what is told of does not go on. It may ask for Stats and Health, and must not wait for Run. A panic
+	// in it is logged.
 	OnEvent func(Event)
 
 	// Logger gets state changes, never messages. Nil means slog.Default().
@@ -87,7 +88,7 @@ type BatchConfig struct {
 	Count   int           // Items; defaults to 10,000.
 	Bytes   int           // Bytes of keys, values and headers, with 256 added for each message; defaults to 32 MiB.
 	Delay   time.Duration // Time since the first item; defaults to 1 s. -1 means no delay: whatever is there is written.
-	Writers int           // How many batches may be on their way at a time, as far as Order allows; defaults to 2.
+	Writers int           // How many batches may be on their way at a time, as far as Order allows; defaults to 2. See Sink.
 }
 
 // Validate names every field that cannot be, with its value.

@@ -115,7 +115,7 @@ func unwritten(err error, n int) map[int]error {
 	if err == nil {
 		return nil
 	}
-	if partly, ok := errors.AsType[*holdfast.BatchError](err); ok {
+	if partly, ok := errors.AsType[*holdfast.BatchError](err); ok && !namesOthers(partly, n) {
 		return partly.Items
 	}
 	all := make(map[int]error, n)

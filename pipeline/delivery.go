@@ -34,6 +34,9 @@ func (o *outlet[T]) deliver(ctx context.Context, b *batch[T]) {
 		if err == nil || ctx.Err() != nil {
 			return
 		}
+		if b.held != nil {
+			o.hold(b, err) // Those behind it wait for this now.
+		}
 		switch rejected := errors.Is(err, breaker.ErrCircuitOpen); {
 		case holdfast.IsHold(err):
 			o.engine.troubles.set(o.place, b, "held", err)
@@ -54,7 +57,7 @@ func (o *outlet[T]) deliver(ctx context.Context, b *batch[T]) {
 // returned; nil means that nothing is left.
 func (o *outlet[T]) write(ctx context.Context, b *batch[T]) error {
 	err := writeTo(ctx, o.sink, holdfast.Batch[T]{Spans: slices.Clone(b.spans), Items: slices.Clone(b.items)})
-	refused, ambiguous := verdict(err)
+	refused, ambiguous := verdict(err, len(b.items))
 	switch {
 	case ambiguous:
 		b.doubt()

@@ -9,10 +9,11 @@ import (
 )
 
 // Each is a sink for programs that act on one item at a time, such as a call of an API. fn is called for a batch's items
-// in order, one at a time, and tried again as retry.DefaultPolicy says. What it returns decides about the item as it
-// does in Map; an item that has to wait keeps those behind it waiting, so order is kept. One that is to wait longer than
-// a second, by holdfast.RetryAfter, waits for as long as fn asks for it, and is no attempt the less. A Config.Batch of few
-// items and little delay suits it best.
+// in order, one at a time, and tried again as retry.DefaultPolicy says. Several batches are written at a time, as Sink
+// says, so fn must be safe for concurrent use. What it returns decides about the item as it does in Map; an item that has
+// to wait keeps those behind it waiting, so order is kept. One that is to wait longer than a second, by
+// holdfast.RetryAfter, waits for as long as fn asks for it, and is no attempt the less. A Config.Batch of few items and
+// little delay suits it best.
 func Each[T any](fn func(context.Context, holdfast.Item[T]) error) Sink[T] { return each[T](fn) }
 
 type each[T any] func(context.Context, holdfast.Item[T]) error

@@ -26,7 +26,7 @@ type engine struct {
 	started  time.Time
 	limit    limiter
 	troubles *troubles
-	teller   teller
+	teller   *teller
 	claims   registry
 	counts   counts
 }
@@ -52,14 +52,14 @@ func newEngine(cfg Config, group string) *engine {
 		log:     log,
 		started: time.Now(),
 		limit:   newLimiter(cfg.MaxLettersPerSecond),
-		teller:  teller{listen: cfg.OnEvent, log: log},
+		teller:  newTeller(cfg.OnEvent, log),
 		counts:  counts{letters: make(map[dlq.Reason]uint64)},
 	}
-	e.troubles = newTroubles(log, e.tell)
+	e.troubles = newTroubles(log, e.teller)
 	return e
 }
 
-func (e *engine) tell(event Event) { e.teller.tell(event) }
+func (e *engine) tell(event Event) { e.teller.line()(event) }
 
 // now is the engine's monotonic clock, in nanoseconds.
 func (e *engine) now() int64 { return int64(time.Since(e.started)) }

@@ -57,42 +57,57 @@ type Event struct {
 	Err error
 }
 
-// teller hands events to a listener: in order, one at a time, and never under a lock.
+// teller hands events to a listener: in order, one at a time, and never under a lock. Who tells waits until the listener has
+// returned, so that a slow one keeps no more events waiting than there are goroutines.
 type teller struct {
 	listen func(Event) // Nil: nobody listens.
 	log    *slog.Logger
 
 	mu    sync.Mutex
-	queue []Event
-	busy  bool // Somebody delivers.
+	next  *sync.Cond // Somebody else's turn has come.
+	taken uint64     // Turns that were taken.
+	turn  uint64     // Whose turn it is.
 }
 
-// tell queues an event and delivers what is queued, unless somebody else is at it.
-func (t *teller) tell(e Event) {
+func newTeller(listen func(Event), log *slog.Logger) *teller {
+	t := &teller{listen: listen, log: log}
+	t.next = sync.NewCond(&t.mu)
+	return t
+}
+
+// line takes a place in the order of events. It may be called under a lock; what it returns has to be called, without one.
+func (t *teller) line() (tell func(Event)) {
 	if t.listen == nil {
-		return
+		return func(Event) {}
 	}
-	e.At = time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.queue = append(t.queue, e)
-	if t.busy {
-		return
+	mine, at := t.taken, time.Now()
+	t.taken++
+	return func(e Event) {
+		e.At = at
+		t.await(mine)
+		defer t.pass() // Also when a listener ends the goroutine.
+		t.hand(e)
 	}
-	t.busy = true
-	defer func() { t.busy = false }() // Also when a listener ends the goroutine.
-	for len(t.queue) > 0 {
-		next := t.queue[0]
-		t.queue = t.queue[1:]
-		t.hand(next)
-	}
-	t.queue = nil
 }
 
-// hand gives up the lock for the time of the call.
+func (t *teller) await(turn uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for t.turn != turn {
+		t.next.Wait()
+	}
+}
+
+func (t *teller) pass() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.turn++
+	t.next.Broadcast()
+}
+
 func (t *teller) hand(e Event) {
-	t.mu.Unlock()
-	defer t.mu.Lock()
 	defer func() {
 		if r := recover(); r != nil {
 			t.log.Error("pipeline listener panicked", slog.String("event", e.Kind.String()), slog.Any("panic", r))

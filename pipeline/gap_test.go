@@ -280,3 +280,32 @@ func TestEventsTellWhatChanges(t *testing.T) {
 		}
 	})
 }
+
+// Rule 8: a listener that does not return keeps what it is told of from going on, so events do not pile up.
+func TestSlowListenerIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, box, s := newBroker(t, "orders", 2), &letterBox{}, newStore(t)
+		for range 1000 {
+			b.produce(0, "poison")
+			b.produce(1, "poison")
+		}
+		free := make(chan struct{})
+		told := 0
+		r := start(t, b, s, pipeline.Config{DeadLetters: box, MaxLettersPerSecond: -1, Logger: quiet(), OnEvent: func(e pipeline.Event) {
+			if e.Kind == pipeline.DeadLettered {
+				<-free
+				told++
+			}
+		}})
+		time.Sleep(time.Minute)
+		if b.committed(0) > 1 || b.committed(1) > 1 {
+			t.Errorf("committed %d and %d while nobody listened", b.committed(0), b.committed(1))
+		}
+		close(free)
+		time.Sleep(time.Minute)
+		r.mustStop(t)
+		if told != 2000 || b.committed(0) != 1000 || b.committed(1) != 1000 {
+			t.Errorf("told of %d letters, committed %d and %d", told, b.committed(0), b.committed(1))
+		}
+	})
+}

@@ -220,3 +220,39 @@ func TestHeldBatchHasOneWaiter(t *testing.T) {
 		_ = r.stop() // What is held is left.
 	})
 }
+
+// What comes after a held batch is not dead-lettered for an open circuit that has closed since.
+func TestBehindAHeldBatchAnOutageEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, box, s := newBroker(t, "orders", 1), &letterBox{}, newStore(t)
+		mended := false
+		s.do(func(n int, _ holdfast.Batch[int]) error {
+			switch {
+			case n == 1:
+				return holdfast.Ambiguous(errAway)
+			case !mended:
+				return holdfast.Hold(errAway)
+			}
+			return nil
+		})
+		b.produce(0, "0")
+		r := start(t, b, s, pipeline.Config{DeadLetters: box, Logger: quiet()})
+		time.Sleep(10 * time.Minute)
+		if s.breaker.IsOpen() {
+			t.Fatal("the circuit is open")
+		}
+		b.produce(0, "1")
+		time.Sleep(10 * time.Minute)
+		if box.len() != 0 {
+			t.Errorf("letters %v with reason circuit open while it is closed", box.of(dlq.CircuitOpen))
+		}
+		s.mu.Lock()
+		mended = true
+		s.mu.Unlock()
+		time.Sleep(10 * time.Minute)
+		r.mustStop(t)
+		if b.committed(0) != 2 || len(s.stored()) != 2 {
+			t.Errorf("committed %d, stored %v", b.committed(0), s.stored())
+		}
+	})
+}

@@ -168,7 +168,8 @@ func TestQuietPartitionsShareABatch(t *testing.T) {
 	}
 }
 
-type oneSpan struct{ *slowStore }
+// oneSpan is a sink that wants batches of one partition.
+type oneSpan struct{ pipeline.Sink[int] }
 
 func (oneSpan) OneSpan() bool { return true }
 

@@ -73,10 +73,9 @@ func newOutlet[T any](e *engine, sink Sink[T], g *gate, patience time.Duration, 
 		broken("home: a letter on its way home is written again") && place == homeSink {
 		patience = 0
 	}
-	single, ok := sink.(interface{ OneSpan() bool })
 	return &outlet[T]{
 		engine: e, sink: sink, gate: g, place: place, patience: patience, writers: writers,
-		oneSpan: ok && single.OneSpan(),
+		oneSpan: wantsOneSpan(sink),
 		kick:    make(chan struct{}, 1), room: make(chan struct{}),
 		lanes: make(map[*lane[T]]struct{}), flying: make(map[*batch[T]]struct{}),
 	}

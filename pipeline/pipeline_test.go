@@ -57,7 +57,11 @@ func TestCommitStopsBeforeWhatIsNotSettled(t *testing.T) {
 		b.produce(0, "0")
 		b.produce(0, "poison")
 		b.produce(0, "2")
-		r := start(t, b, s, pipeline.Config{DeadLetters: box, Logger: quiet()})
+		slow := boxFunc(func(ctx context.Context, letters ...dlq.Letter) error {
+			time.Sleep(time.Second) // Meanwhile 2 goes on: once a letter could not be written, nothing is taken on.
+			return box.Write(ctx, letters...)
+		})
+		r := start(t, b, s, pipeline.Config{DeadLetters: slow, Logger: quiet()})
 		time.Sleep(time.Minute)
 		if got := s.stored(); !slices.Equal(got, []int{0, 2}) {
 			t.Errorf("stored %v", got)

@@ -1,6 +1,7 @@
 package pipeline_test
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,6 +41,32 @@ func TestItemsOfAnAmbiguousBatchStayUncertain(t *testing.T) {
 				if box.len() != 0 {
 					t.Errorf("a letter about what is stored: %s", box.letters[0].Reason)
 				}
+			})
+		})
+	}
+}
+
+// An answer about items that the batch does not have says nothing of those that it has.
+func TestAnswerAboutOtherItemsSettlesNothing(t *testing.T) {
+	for name, route := range map[string]func(pipeline.Sink[int]) pipeline.Sink[int]{
+		"alone": func(s pipeline.Sink[int]) pipeline.Sink[int] { return s },
+		"a route": func(s pipeline.Sink[int]) pipeline.Sink[int] {
+			return pipeline.Route(func(int) string { return "" }, map[string]pipeline.Sink[int]{"": s})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, box := newBroker(t, "orders", 1), &letterBox{}
+				sink := sinkFunc(func(_ context.Context, batch holdfast.Batch[int]) error {
+					return &holdfast.BatchError{Items: map[int]error{len(batch.Items): holdfast.Permanent(errAway)}}
+				})
+				b.produce(0, "0")
+				r := start(t, b, route(sink), pipeline.Config{DeadLetters: box, Logger: quiet()})
+				time.Sleep(time.Minute)
+				if b.committed(0) != 0 || box.len() != 0 {
+					t.Errorf("committed %d, %d letters", b.committed(0), box.len())
+				}
+				_ = r.stop()
 			})
 		})
 	}

@@ -104,13 +104,26 @@ func (r *router[T]) nameOf(v T) (name string, err error) {
 
 // of is the error of the share's i-th item. A failure of the whole sink is no item's own.
 func (s *share[T]) of(i int) error {
-	if refused, _ := verdict(s.err); refused != nil {
+	refused, ambiguous := verdict(s.err, len(s.indexes))
+	switch {
+	case refused != nil:
 		return refusal(refused, i)
-	}
-	if s.err == nil || holdfast.IsPermanent(s.err) || errors.Is(s.err, breaker.ErrCircuitOpen) || holdfast.IsAmbiguous(s.err) {
+	case ambiguous:
+		return holdfast.Ambiguous(s.err)
+	case s.err == nil || holdfast.IsPermanent(s.err) || errors.Is(s.err, breaker.ErrCircuitOpen):
 		return s.err
 	}
 	return holdfast.Hold(s.err)
+}
+
+// OneSpan tells whether any of the sinks wants batches of one partition's messages.
+func (r *router[T]) OneSpan() bool {
+	for _, s := range r.sinks {
+		if wantsOneSpan(s) {
+			return true
+		}
+	}
+	return false
 }
 
 // IsOpen tells whether the circuit of any of the sinks is open.

@@ -224,3 +224,22 @@ func TestSinksRefuseNonsense(t *testing.T) {
 		}
 	}
 }
+
+func TestRouteAsksForOneSpanAsItsSinksDo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBroker(t, "orders", 4)
+		for p := range 4 {
+			b.produce(p, "1")
+		}
+		sink := oneSpan{sinkFunc(func(_ context.Context, batch holdfast.Batch[int]) error {
+			if len(batch.Spans) != 1 {
+				t.Errorf("spans %v", batch.Spans)
+			}
+			return nil
+		})}
+		route := pipeline.Route(func(int) string { return "" }, map[string]pipeline.Sink[int]{"": sink})
+		r := start(t, b, route, pipeline.Config{Logger: quiet()})
+		time.Sleep(time.Minute)
+		r.mustStop(t)
+	})
+}

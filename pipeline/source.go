@@ -29,9 +29,11 @@ type DeadLetters interface {
 // stored. An error for which holdfast.IsAmbiguous holds says that items may be stored: the same batch is written again
 // until its fate is known. Any other error says that nothing is stored, and speaks of the sink, not of the items: the
 // batch is written again, or, once a circuit is open, treated as Config.DeadLetterAfter says. The sink must not keep
-// the batch after it has returned. Write is called for several batches at a time (Config.Batch.Writers, one more for
-// letters on their way home, and those whose fate was not known when a circuit opened). It must return when its context
-// ends.
+// the batch after it has returned, and must return when its context ends.
+//
+// Write must be safe for concurrent use, as a http.Handler must: it is called for several batches at a time
+// (Config.Batch.Writers, one more for letters on their way home, and those whose fate was not known when a circuit
+// opened), also with Writers 1. Batches that are written at the same time share nothing that Order keeps in order.
 //
 // A sink with a circuit inside shows it by two more methods, IsOpen() bool and WaitUntilReady(context.Context) error, so
 // that the pipeline can see that it is open and wait until it is not. One that wants batches of one partition's messages,
@@ -48,6 +50,12 @@ func writeTo[T any](ctx context.Context, sink Sink[T], b holdfast.Batch[T]) (err
 		}
 	}()
 	return sink.Write(ctx, b)
+}
+
+// wantsOneSpan asks a sink whether a batch should hold messages of one partition only.
+func wantsOneSpan[T any](sink Sink[T]) bool {
+	s, ok := sink.(interface{ OneSpan() bool })
+	return ok && s.OneSpan()
 }
 
 // validateSink asks a sink of this package for the faults of its making.

@@ -11,8 +11,8 @@ import (
 
 // troubles are the places where messages wait at the moment, and who waits there.
 type troubles struct {
-	log  *slog.Logger
-	tell func(Event)
+	log    *slog.Logger
+	teller *teller
 
 	mu sync.Mutex
 	at map[waiter]trouble
@@ -30,8 +30,8 @@ type trouble struct {
 	since time.Time
 }
 
-func newTroubles(log *slog.Logger, tell func(Event)) *troubles {
-	return &troubles{log: log, tell: tell, at: make(map[waiter]trouble)}
+func newTroubles(log *slog.Logger, teller *teller) *troubles {
+	return &troubles{log: log, teller: teller, at: make(map[waiter]trouble)}
 }
 
 // set notes what who waits for at a place, and tells of it when nobody waits for that there already.
@@ -46,11 +46,14 @@ func (t *troubles) set(place string, who any, kind string, err error) {
 		since = was.since
 	}
 	t.at[waiter{place, who}] = trouble{kind, err, since}
-	t.mu.Unlock()
-	if !known {
-		t.log.Warn("messages are waiting", slog.String("place", place), slog.String("why", kind), slog.Any("err", err))
-		t.tell(Event{Kind: Waiting, Place: place, Why: kind, Err: err})
+	if known {
+		t.mu.Unlock()
+		return
 	}
+	tell := t.teller.line() // In the order in which troubles come and go.
+	t.mu.Unlock()
+	t.log.Warn("messages are waiting", slog.String("place", place), slog.String("why", kind), slog.Any("err", err))
+	tell(Event{Kind: Waiting, Place: place, Why: kind, Err: err})
 }
 
 // clear notes that who does not wait at a place any more, and tells of it when nobody does.
@@ -65,11 +68,14 @@ func (t *troubles) clear(place string, who any) {
 	for w := range t.at {
 		known = known && w.place != place
 	}
-	t.mu.Unlock()
-	if known {
-		t.log.Info("messages move again", slog.String("place", place), slog.String("why", was.kind), slog.Duration("waited", time.Since(was.since)))
-		t.tell(Event{Kind: Moving, Place: place, Why: was.kind})
+	if !known {
+		t.mu.Unlock()
+		return
 	}
+	tell := t.teller.line()
+	t.mu.Unlock()
+	t.log.Info("messages move again", slog.String("place", place), slog.String("why", was.kind), slog.Duration("waited", time.Since(was.since)))
+	tell(Event{Kind: Moving, Place: place, Why: was.kind})
 }
 
 // clearPlace forgets a claim's places when the claim is given up.

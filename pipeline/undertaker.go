@@ -62,6 +62,9 @@ func (c *claim) undertake(ctx context.Context, drained <-chan struct{}) {
 			return (g.open != nil && !g.open()) || g.rejection.hasRecalls() // The others must not overtake those.
 		})
 		c.recall(recalled)
+		if len(graves) == 0 {
+			continue
+		}
 		left, err := c.engine.bury(ctx, graves)
 		if err == nil {
 			tries = 0
