@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -45,6 +46,11 @@ func (f *facts) atomic() bool {
 
 // remembers says whether the table knows a repeated block of rows.
 func (f *facts) remembers() bool { return f.window > 0 && f.deduplicates }
+
+// readsBack says whether a row that was stored is found at once. These engines hand rows on, in their own time, or drop them.
+func (f *facts) readsBack() bool {
+	return !slices.Contains([]string{"Buffer", "Distributed", "Kafka", "Null"}, f.engine)
+}
 
 // readFacts asks for them. A server that refuses to tell leaves them unknown.
 func (t *table) readFacts(ctx context.Context) (facts, error) {
@@ -156,7 +162,7 @@ func (t *table) guarantee(l *layout) Guarantee {
 		return GuaranteeReplicated
 	case remembered:
 		return GuaranteeWindow
-	case t.cfg.Offsets != OffsetsNone:
+	case t.cfg.Offsets != OffsetsNone && f.readsBack():
 		return GuaranteeColumns
 	case !f.known:
 		return GuaranteeUnknown

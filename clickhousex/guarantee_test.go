@@ -46,6 +46,7 @@ func TestGuarantee(t *testing.T) {
 		{"replicated unused", replicated, -1, off, clickhousex.GuaranteeNone, nil},
 		{"columns", plain, -1, columns, clickhousex.GuaranteeColumns, []string{"columns=6", "offset_columns=true"}},
 		{"columns only", replicated, -1, values, clickhousex.GuaranteeColumns, nil},
+		{"columns of nothing", markedDDL + "Null", -1, columns, clickhousex.GuaranteeNone, []string{"engine=Null"}},
 		{"both", windowed, -1, columns, clickhousex.GuaranteeWindow, []string{"offset_columns=true"}},
 		{"no MergeTree", markedDDL + "Memory", 3, token, clickhousex.GuaranteeNone, []string{"engine=Memory", "window=0"}},
 	}
