@@ -33,8 +33,9 @@ build: ## Build every package of every module
 test: ## Run the tests of every module
 	@$(call each,go test ./...)
 
+# Few seeds: the detector itself may die in a synctest bubble (golang/go#78156); sim runs more without it.
 race: ## Run the tests under the race detector, in random order
-	@$(call each,go test -race -shuffle=on -timeout 15m ./...)
+	@$(call each,SEEDS=15 go test -race -shuffle=on -timeout 15m ./...)
 
 lint: ## Run the linters (the first time, they are built: a few minutes)
 	@$(call each,$(LINT) run)
