@@ -28,7 +28,7 @@ func TestKilledRedrive(t *testing.T) {
 	for some := range slices.Chunk(batch, 1000) {
 		c.produce(some...)
 	}
-	tool := startTool(t, "dlq", "redrive", "orders.dlq", "--yes")
+	tool := startTool(t, "dlq", "redrive", "orders.dlq", "--yes", "--rate", "10000") // Slow enough to be killed in the middle.
 	for c.ends("orders") < letters/4 {
 		if tool.over() {
 			t.Fatalf("the tool was over before it could be killed: %v", tool.err)
