@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -71,8 +70,7 @@ lost. They hold the payload: mind who can read them.`,
 // exportTo writes whole lines only.
 func exportTo(ctx context.Context, w io.Writer, r *dlq.Redrive, foreign bool, read *atomic.Int64) (n int, err error) {
 	buffer := bufio.NewWriterSize(w, 1<<20)
-	lines := json.NewEncoder(buffer)
-	lines.SetEscapeHTML(false)
+	lines := newEncoder(buffer)
 	err = r.Browse(ctx, nil, func(e dlq.Entry) error {
 		read.Add(1)
 		if e.State == dlq.Unwanted || e.State == dlq.Foreign && !foreign {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"os"
 	"reflect"
 	"strings"
@@ -96,6 +95,7 @@ func TestImportRefusesWhatIsNoRecord(t *testing.T) {
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte("key"), []byte("value"), "header", []byte("h"), byte(0))
 	f.Add([]byte{}, []byte{0xff}, "\xff", []byte{}, byte(7))
+	f.Add([]byte("\u009b2J"), []byte("\x7f"), "\u202e", []byte("\U000e0041"), byte(0))
 	f.Add([]byte("\u2028"), []byte("{\"base64\":\"\"}"), "", []byte("null"), byte(2))
 	f.Fuzz(func(t *testing.T, key, value []byte, name string, header []byte, none byte) {
 		m := holdfast.Message{Key: key, Value: value, Headers: []holdfast.Header{{Key: name, Value: header}, {Key: name, Value: value}}}
@@ -108,14 +108,13 @@ func FuzzRecord(f *testing.F) {
 		}
 		r := newRecord(&m)
 		var line bytes.Buffer
-		out := json.NewEncoder(&line)
-		out.SetEscapeHTML(false)
-		if err := out.Encode(&r); err != nil {
+		if err := newEncoder(&line).Encode(&r); err != nil {
 			t.Fatal(err)
 		}
 		if n := bytes.Count(line.Bytes(), []byte("\n")); n != 1 {
 			t.Fatalf("%d lines", n)
 		}
+		mustBeText(t, line.String())
 		back, err := parseRecord(bytes.TrimSpace(line.Bytes()))
 		if err != nil {
 			t.Fatalf("%v: %s", err, line.Bytes())

@@ -1,15 +1,19 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/holdfast-io/holdfast/dlq"
 )
@@ -18,10 +22,40 @@ const maxCell = 60
 
 // json prints v for programs.
 func (t *tool) json(v any) error {
-	out := json.NewEncoder(t.out)
-	out.SetEscapeHTML(false)
+	out := newEncoder(t.out)
 	out.SetIndent("", "  ")
 	return out.Encode(v)
+}
+
+// newEncoder writes JSON that a terminal takes for nothing but text.
+func newEncoder(w io.Writer) *json.Encoder {
+	out := json.NewEncoder(printable{w})
+	out.SetEscapeHTML(false)
+	return out
+}
+
+// printable is a writer of JSON that escapes what it does not print: characters such as U+009B, which begins a terminal's
+// commands as ESC does, or U+202E, which turns what follows around. They stand in strings only, and mean the same. Each
+// Write is whole values, as json.Encoder makes it.
+type printable struct{ io.Writer }
+
+func (p printable) Write(text []byte) (int, error) {
+	hidden := func(r rune) bool { return r >= unicode.MaxASCII && !unicode.IsPrint(r) }
+	if bytes.IndexFunc(text, hidden) < 0 {
+		return p.Writer.Write(text)
+	}
+	escaped := make([]byte, 0, len(text)+len(text)/8)
+	for _, r := range string(text) {
+		if !hidden(r) {
+			escaped = utf8.AppendRune(escaped, r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			escaped = fmt.Appendf(escaped, `\u%04x`, unit)
+		}
+	}
+	_, err := p.Writer.Write(escaped)
+	return len(text), err
 }
 
 // table prints rows for people, the first of them being the headings.
