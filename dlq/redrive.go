@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/holdfast-io/holdfast"
@@ -115,6 +116,9 @@ type Redrive struct {
 	cfg      RedriveConfig
 	logger   *slog.Logger
 	current  atomic.Pointer[run] // Nil when none runs.
+
+	mu   sync.Mutex // Held for the change from current to past.
+	past RedriveStats
 }
 
 // NewRedrive returns a Redrive. It does no I/O.

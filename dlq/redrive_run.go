@@ -56,7 +56,7 @@ func (r *Redrive) Run(ctx context.Context) (Summary, error) {
 	if !r.current.CompareAndSwap(nil, running) {
 		return Summary{}, errors.New("dlq: this Redrive runs already")
 	}
-	defer r.current.Store(nil)
+	defer r.end(running)
 	err := running.all(ctx)
 	if err != nil {
 		err = fmt.Errorf("dlq: redrive of %s: %w", r.cfg.Topic, err)

@@ -145,7 +145,7 @@ func (s *Spool) Stats() SpoolStats {
 	s.mu.Lock()
 	refused := len(s.refused)
 	s.mu.Unlock()
-	stats := SpoolStats{Messages: s.count.Load(), Refused: int64(refused), Bytes: s.bytes.Load()}
+	stats := SpoolStats{Messages: s.count.Load(), Refused: int64(refused), Bytes: s.bytes.Load(), MaxBytes: s.cfg.MaxBytes}
 	_ = s.db.View(func(tx *bolt.Tx) error { // Fails once it is closed, and then nothing is the oldest.
 		if _, record := tx.Bucket(messageBucket()).Cursor().First(); record != nil {
 			stats.Oldest, _, _ = decodeRecord(record)

@@ -45,6 +45,7 @@ func (c SpoolConfig) withDefaults() SpoolConfig {
 type SpoolStats struct {
 	Messages int64     // On the disk, the refused ones included.
 	Refused  int64     // Set aside: nothing takes them as they are.
-	Bytes    int64     // Of SpoolConfig.MaxBytes.
+	Bytes    int64     // What they count for,
+	MaxBytes int64     // and may: SpoolConfig.MaxBytes.
 	Oldest   time.Time // When the oldest came here; zero when there is none.
 }

@@ -121,7 +121,7 @@ func TestSpoolKeepsMessagesAsTheyAre(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("drained\n%.300v\nwant\n%.300v", got, want)
 	}
-	if stats := s.Stats(); stats != (dlq.SpoolStats{}) {
+	if stats := s.Stats(); stats != (dlq.SpoolStats{MaxBytes: 1 << 30}) {
 		t.Errorf("it is empty and says %+v", stats)
 	}
 }
@@ -399,7 +399,7 @@ func TestSpoolLeavesNothingBehindWhenItRefuses(t *testing.T) {
 	if err := s.Append(t.Context()); err != nil {
 		t.Errorf("no messages: %v", err)
 	}
-	if k := keyed("k", ""); s.Holds(&k) || s.Stats() != (dlq.SpoolStats{}) {
+	if k := keyed("k", ""); s.Holds(&k) || s.Stats() != (dlq.SpoolStats{MaxBytes: 1000}) {
 		t.Errorf("it holds %+v", s.Stats())
 	}
 	drained(t, s)

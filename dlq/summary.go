@@ -20,6 +20,39 @@ type Summary struct {
 	Next map[int]int64
 }
 
+// RedriveStats is what became of letters in all runs of a Redrive. The numbers only grow.
+type RedriveStats struct {
+	Running                            bool
+	Redriven, Parked, Failed, Returned uint64 // As in Summary.
+}
+
+// Stats tells what became of letters in all runs so far, the current one included.
+func (r *Redrive) Stats() RedriveStats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.past
+	if running := r.current.Load(); running != nil {
+		s.Running = true
+		s.add(running.tally)
+	}
+	return s
+}
+
+// end has a run counted among those that are over.
+func (r *Redrive) end(over *run) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.past.add(over.tally)
+	r.current.Store(nil)
+}
+
+func (s *RedriveStats) add(t *tally) {
+	s.Redriven += uint64(t.redriven.Load())
+	s.Parked += uint64(t.parked.Load())
+	s.Failed += uint64(t.failed.Load())
+	s.Returned += uint64(t.returned.Load())
+}
+
 // tally counts.
 type tally struct {
 	log                                *slog.Logger

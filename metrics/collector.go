@@ -19,6 +19,8 @@ type collector struct {
 	retry    retryDescs
 	pipeline pipelineDescs
 	consumer consumerDescs
+	spool    spoolDescs
+	redrive  redriveDescs
 	all      []*prometheus.Desc
 }
 
@@ -41,6 +43,8 @@ func newCollector(cfg Config) *collector {
 	cfg.Retries = maps.Clone(cfg.Retries)
 	cfg.Pipelines = slices.Clone(cfg.Pipelines)
 	cfg.Consumers = maps.Clone(cfg.Consumers)
+	cfg.Spools = maps.Clone(cfg.Spools)
+	cfg.Redrives = maps.Clone(cfg.Redrives)
 	c := &collector{cfg: cfg}
 	desc := func(subsystem, name, help string, labels ...string) *prometheus.Desc {
 		d := prometheus.NewDesc(prometheus.BuildFQName(cfg.namespace(), subsystem, name), help, labels, nil)
@@ -72,6 +76,8 @@ func newCollector(cfg Config) *collector {
 		troubles: desc("pipeline", "troubles", "Places where messages wait for something.", "pipeline"),
 	}
 	c.consumer = newConsumerDescs(desc)
+	c.spool = newSpoolDescs(desc)
+	c.redrive = newRedriveDescs(desc)
 	return c
 }
 
@@ -108,6 +114,12 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	for name, consumer := range c.cfg.Consumers {
 		c.consumer.collect(out, name, consumer.Stats())
+	}
+	for name, spool := range c.cfg.Spools {
+		c.spool.collect(out, name, spool.Stats())
+	}
+	for name, redrive := range c.cfg.Redrives {
+		c.redrive.collect(out, name, redrive.Stats())
 	}
 }
 

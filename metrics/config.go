@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
+	"github.com/holdfast-io/holdfast/dlq"
 	"github.com/holdfast-io/holdfast/pipeline"
 	"github.com/holdfast-io/holdfast/retry"
 )
@@ -29,7 +30,9 @@ type Config struct {
 	Groups    []*breaker.Group          // With the circuits that they come to have.
 	Retries   map[string]*retry.Counter // By the name they are to have.
 	Pipelines []*pipeline.Pipeline
-	Consumers map[string]Consumer // By the name they are to have.
+	Consumers map[string]Consumer     // By the name they are to have.
+	Spools    map[string]*dlq.Spool   // By the name they are to have.
+	Redrives  map[string]*dlq.Redrive // By the name they are to have.
 }
 
 // Consumer is what Config wants of one. A *kafkax.Consumer is one.
@@ -70,6 +73,16 @@ func (c Config) Validate() error {
 	for _, name := range slices.Sorted(maps.Keys(c.Consumers)) {
 		if c.Consumers[name] == nil {
 			errs = append(errs, fmt.Errorf("metrics: Config.Consumers[%q] must be a consumer, got nil", name))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Spools)) {
+		if c.Spools[name] == nil {
+			errs = append(errs, fmt.Errorf("metrics: Config.Spools[%q] must be a spool, got nil", name))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Redrives)) {
+		if c.Redrives[name] == nil {
+			errs = append(errs, fmt.Errorf("metrics: Config.Redrives[%q] must be a redrive, got nil", name))
 		}
 	}
 	for i, p := range c.Pipelines {

@@ -1,5 +1,5 @@
-// Package metrics shows circuits, retries, pipelines and consumers to Prometheus. It reads their Stats when it is scraped and
-// keeps nothing of its own; it is the only package of Holdfast that imports client_golang.
+// Package metrics shows circuits, retries, pipelines, consumers, spools and redrives to Prometheus. It reads their Stats
+// when it is scraped and keeps nothing of its own; it is the only package of Holdfast that imports client_golang.
 //
 // With the default namespace the names are:
 //
@@ -34,6 +34,13 @@
 //	holdfast_consumer_partition_commits_total{consumer,group,topic,partition}
 //	holdfast_consumer_partition_commits_fenced_total{consumer,group,topic,partition}
 //	holdfast_consumer_partition_late_completions_total{consumer,group,topic,partition}
+//	holdfast_spool_messages{spool}                               on the local disk
+//	holdfast_spool_refused_messages{spool}                       of them: nothing takes them as they are
+//	holdfast_spool_bytes{spool}
+//	holdfast_spool_max_bytes{spool}                              full when reached
+//	holdfast_spool_oldest_age_seconds{spool}
+//	holdfast_redrive_running{redrive}
+//	holdfast_redrive_letters_total{redrive,result}               redriven, parked, failed, returned
 //
 // No key, offset or error text is ever a label.
 package metrics

@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
+	"github.com/holdfast-io/holdfast/dlq"
 	"github.com/holdfast-io/holdfast/kafkax"
 	"github.com/holdfast-io/holdfast/metrics"
 	"github.com/holdfast-io/holdfast/pipeline"
@@ -109,9 +110,7 @@ holdfast_retry_calls_total{name="store",result="gave_up"} 1
 holdfast_retry_calls_total{name="store",result="rejected"} 0
 holdfast_retry_calls_total{name="store",result="succeeded"} 0
 `
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(want)); err != nil {
-		t.Error(err)
-	}
+	compare(t, reg, want)
 }
 
 func TestNamesPassPromlint(t *testing.T) {
@@ -216,12 +215,14 @@ func TestRegisterRefusesNonsense(t *testing.T) {
 		Retries:   map[string]*retry.Counter{"r": nil},
 		Pipelines: []*pipeline.Pipeline{nil, idle(t, "orders"), idle(t, "orders")},
 		Consumers: map[string]metrics.Consumer{"c": nil},
+		Spools:    map[string]*dlq.Spool{"s": nil},
+		Redrives:  map[string]*dlq.Redrive{"d": nil},
 	})
 	if err == nil {
 		t.Fatal("accepted")
 	}
 	for _, want := range []string{
-		`"9 lives"`, "Circuits[1]", `two named "store"`, "Groups[0]", `Retries["r"]`, `Consumers["c"]`, "Pipelines[0]", `two named "orders"`,
+		`"9 lives"`, "Circuits[1]", `two named "store"`, "Groups[0]", `Retries["r"]`, `Consumers["c"]`, `Spools["s"]`, `Redrives["d"]`, "Pipelines[0]", `two named "orders"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q does not name %s", err, want)
