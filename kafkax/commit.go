@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
+	"github.com/holdfast-io/holdfast/internal/mutant"
 )
 
 // committer commits for all claims of one member in one generation: one request at a time, because kafka-go opens
@@ -66,11 +67,18 @@ type syncCommit struct {
 }
 
 func newCommitter(m *membership, generation int32, member string) *committer {
-	return &committer{
+	k := &committer{
 		net: m.net, group: m.group, generation: generation, member: member,
 		interval: m.cfg.CommitInterval, circuit: m.cfg.Breaker, log: m.log, stats: m.stats,
 		wake: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
+	if mutant.Is("3 what a generation could not commit is committed under the next one") {
+		if before, ok := mutant.Swap(m, k); ok {
+			k.slots = before.slots
+			k.signal()
+		}
+	}
+	return k
 }
 
 // add makes a slot for a partition.
@@ -391,6 +399,7 @@ func (k *committer) send(ctx context.Context, targets []target) error {
 		k.stats.counts.commitsFailed.Add(1)
 		for _, t := range targets {
 			t.slot.doubtful = true // And unknown, still.
+			t.slot.unknown = !mutant.Is("3 a commit without an answer is not asked after")
 		}
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/internal/mutant"
 )
 
 // messageOverhead is what a message in flight is taken to cost beside its bytes.
@@ -89,7 +90,7 @@ func (b *batch[T]) hasLanded() <-chan struct{} {
 
 // ambiguous tells whether any of the batch may be stored.
 func (b *batch[T]) ambiguous() bool {
-	return slices.Contains(b.unsure, true) && !broken("6 an ambiguous batch is dead-lettered")
+	return slices.Contains(b.unsure, true) && !mutant.Is("6 an ambiguous batch is dead-lettered")
 }
 
 // doubt notes that all of the batch may be stored.
@@ -101,7 +102,7 @@ func (b *batch[T]) isUnsure(i int) bool { return b.unsure != nil && b.unsure[i] 
 // ambiguous batch has to be written again as it was, for as long as one of its claims is there.
 func (b *batch[T]) release(handBack bool) {
 	leaves := func(c *claim) bool { return c.gone() || (handBack && c.draining()) }
-	if b.ambiguous() && !broken("6 an ambiguous batch is written again without its lost claims") {
+	if b.ambiguous() && !mutant.Is("6 an ambiguous batch is written again without its lost claims") {
 		all := !slices.ContainsFunc(b.marks, func(m mark) bool { return !m.claim.gone() })
 		leaves = func(*claim) bool { return all }
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/internal/mutant"
 )
 
 // claim is one partition in the pipeline's hands: what of it is in flight, and what is settled.
@@ -149,11 +150,11 @@ func (c *claim) take(offset, fetched int64) (n int, err error) {
 func (c *claim) tryTake(offset, fetched int64) (n int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	full := c.tracker.span() >= c.engine.cfg.MaxInFlight && !broken("8 a partition has messages in flight without bound")
+	full := c.tracker.span() >= c.engine.cfg.MaxInFlight && !mutant.Is("8 a partition has messages in flight without bound")
 	if full || c.stuck || len(c.dead) >= letterBatch {
 		return 0, false
 	}
-	if broken("2 a message is committed when it is fetched") {
+	if mutant.Is("2 a message is committed when it is fetched") {
 		c.source.Commit(offset + 1)
 	}
 	return c.tracker.add(offset, fetched), true
@@ -177,14 +178,14 @@ func (c *claim) expect(n, values int) {
 // does nothing.
 func (c *claim) settle(numbers ...int) {
 	c.mu.Lock()
-	if c.released && !broken("3 a claim that is released goes on committing") {
+	if c.released && !mutant.Is("3 a claim that is released goes on committing") {
 		c.mu.Unlock()
 		c.engine.counts.late.Add(uint64(len(numbers)))
 		return
 	}
 	moved := false
 	for _, n := range numbers {
-		if broken("2 a message is committed before those that came earlier") {
+		if mutant.Is("2 a message is committed before those that came earlier") {
 			c.next, moved = max(c.next, c.tracker.slot(n).offset+1), true
 		}
 		if next, ok := c.tracker.settle(n); ok {
@@ -201,7 +202,7 @@ func (c *claim) settle(numbers ...int) {
 
 // handBack gives a message in flight up: whoever owns the partition next reads it again.
 func (c *claim) handBack(n int) {
-	if broken("drain: what waits is forgotten instead of handed back") {
+	if mutant.Is("drain: what waits is forgotten instead of handed back") {
 		c.settle(n)
 		return
 	}

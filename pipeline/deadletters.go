@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/dlq"
+	"github.com/holdfast-io/holdfast/internal/mutant"
 )
 
 const (
@@ -73,7 +74,7 @@ func (e *engine) bury(ctx context.Context, graves []grave) (left []grave, err er
 	err = e.write(ctx, graves)
 	failed := unwritten(err, len(graves))
 	for i, g := range graves {
-		if _, bad := failed[i]; bad && !broken("4 a letter that could not be written settles its message") {
+		if _, bad := failed[i]; bad && !mutant.Is("4 a letter that could not be written settles its message") {
 			left = append(left, g)
 			continue
 		}
@@ -129,7 +130,7 @@ func unwritten(err error, n int) map[int]error {
 type limiter struct{ *rate.Limiter }
 
 func newLimiter(perSecond int) limiter {
-	if perSecond < 0 || broken("8 letters are written without bound") {
+	if perSecond < 0 || mutant.Is("8 letters are written without bound") {
 		return limiter{rate.NewLimiter(rate.Inf, letterBatch)}
 	}
 	return limiter{rate.NewLimiter(rate.Limit(perSecond), min(perSecond, letterBatch))}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/dlq"
+	"github.com/holdfast-io/holdfast/internal/mutant"
 )
 
 // lane is a line of messages of one claim that do not overtake each other: all of a partition's, or those of some of its
@@ -110,7 +111,7 @@ func (ls *lanes[T]) take(ctx context.Context, f flight) error {
 }
 
 func (ls *lanes[T]) of(m *holdfast.Message) *lane[T] {
-	if ls.order == ByKey && m.Key != nil && !broken("9 a key has several lanes") {
+	if ls.order == ByKey && m.Key != nil && !mutant.Is("9 a key has several lanes") {
 		return ls.all[maphash.Bytes(ls.seed, m.Key)%uint64(len(ls.all))]
 	}
 	ls.turn++
@@ -184,7 +185,7 @@ func (l *lane[T]) through(ctx context.Context, f flight) error {
 	case errors.Is(err, holdfast.ErrSkip):
 		l.skip(f)
 		return nil
-	case failed != nil && broken("1 a failed message is settled without a letter"):
+	case failed != nil && mutant.Is("1 a failed message is settled without a letter"):
 		c.settle(f.n)
 		return nil
 	case failed != nil:
@@ -211,7 +212,7 @@ func (l *lane[T]) reject(f flight, why *failure) {
 // claim is drained meanwhile; they are then handed back.
 func (l *lane[T]) settleRejected(ctx context.Context) error {
 	for len(l.rejected) > 0 {
-		if broken("9 what was rejected does not stop what comes after it") && l.rejection.isPending() {
+		if mutant.Is("9 what was rejected does not stop what comes after it") && l.rejection.isPending() {
 			return nil
 		}
 		<-l.rejection.over

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/internal/mutant"
 )
 
 // outlet gathers the items of many lanes into batches and writes them to the sink, several at a time. A lane's items are
@@ -69,8 +70,8 @@ type piece[T any] struct {
 }
 
 func newOutlet[T any](e *engine, sink Sink[T], g *gate, patience time.Duration, writers int, place string) *outlet[T] {
-	if broken("patience: a message does not wait for an open circuit") && place == sinkStage ||
-		broken("home: a letter on its way home is written again") && place == homeSink {
+	if mutant.Is("patience: a message does not wait for an open circuit") && place == sinkStage ||
+		mutant.Is("home: a letter on its way home is written again") && place == homeSink {
 		patience = 0
 	}
 	return &outlet[T]{
@@ -220,7 +221,7 @@ func (o *outlet[T]) take(ready []*lane[T]) *batch[T] {
 			break
 		}
 		o.drop(l, n)
-		if l.ordered && !broken("9 a lane has several batches on their way") {
+		if l.ordered && !mutant.Is("9 a lane has several batches on their way") {
 			b.behind = append(b.behind, l.line.flying...)
 			b.lanes = append(b.lanes, l)
 			l.line.flying = append(l.line.flying, b)

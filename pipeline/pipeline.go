@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/dlq"
+	"github.com/holdfast-io/holdfast/internal/mutant"
 )
 
 // ErrRunning says that Run was called on a pipeline that runs or has run.
@@ -148,7 +149,7 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		})
 	})
 	helpers.Go(func() { p.checkDeadLetters(ctx) })
-	if broken("10 a goroutine outlives Run") {
+	if mutant.Is("10 a goroutine outlives Run") {
 		go p.gate.run(context.WithoutCancel(ctx), func() {})
 	}
 	errs := make([]error, len(p.routes))

@@ -10,6 +10,7 @@ import (
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/dlq"
+	"github.com/holdfast-io/holdfast/internal/mutant"
 	"github.com/holdfast-io/holdfast/retry"
 )
 
@@ -68,7 +69,7 @@ func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 // waited, when the message is to be tried again; and otherwise the error that ends the matter: holdfast.ErrSkip, a
 // *failure or errStopped.
 func (s *step) next(ctx context.Context, w *walk, t *trial, err error) error {
-	rejected := errors.Is(err, breaker.ErrCircuitOpen) && !broken("5 a rejection is a failure of the message")
+	rejected := errors.Is(err, breaker.ErrCircuitOpen) && !mutant.Is("5 a rejection is a failure of the message")
 	if !rejected {
 		s.outage.end()
 	}
@@ -78,7 +79,7 @@ func (s *step) next(ctx context.Context, w *walk, t *trial, err error) error {
 	if t.first.IsZero() {
 		t.first = time.Now()
 	}
-	t.ambiguous = staysUnsure(t.ambiguous, err) && !broken("6 an ambiguous message is dead-lettered")
+	t.ambiguous = staysUnsure(t.ambiguous, err) && !mutant.Is("6 an ambiguous message is dead-lettered")
 	cause := err
 	panicked, isPanic := errors.AsType[*PanicError](err)
 	if tried, ok := errors.AsType[*retry.Error](err); ok {
@@ -91,13 +92,13 @@ func (s *step) next(ctx context.Context, w *walk, t *trial, err error) error {
 	switch {
 	case isClosed(w.claim.ended) || (w.claim.draining() && !final(err)):
 		return errStopped
-	case holdfast.IsHold(err) && !broken("7 what is to be held is dead-lettered"), t.ambiguous && !rejected:
+	case holdfast.IsHold(err) && !mutant.Is("7 what is to be held is dead-lettered"), t.ambiguous && !rejected:
 		return s.hold(w, t, "held", err)
 	case rejected:
 		return s.rejected(ctx, w, t, err)
 	case errors.Is(err, breaker.ErrTooManyCalls):
 		return s.hold(w, t, "too many calls", err)
-	case isPanic && broken("11 a panic settles its message"):
+	case isPanic && mutant.Is("11 a panic settles its message"):
 		return holdfast.ErrSkip
 	case isPanic:
 		return s.fail(t, dlq.Panicked, cause)

@@ -42,7 +42,7 @@ func layers() map[string]layer {
 			modules: []string{"github.com/avast/retry-go/v4"},
 		},
 		"kafkax": {
-			ours:    []string{".", "breaker", "retry"},
+			ours:    []string{".", "breaker", "retry", "internal/mutant"},
 			modules: []string{"github.com/segmentio/kafka-go"},
 		},
 		"clickhousex": {
@@ -54,14 +54,15 @@ func layers() map[string]layer {
 			modules: []string{"golang.org/x/time", "go.etcd.io/bbolt"},
 		},
 		"pipeline": {
-			ours:    []string{".", "breaker", "retry", "dlq"},
+			ours:    []string{".", "breaker", "retry", "dlq", "internal/mutant"},
 			modules: []string{"golang.org/x/time"},
 		},
 		"metrics": {
 			ours:    []string{".", "breaker", "retry", "dlq", "pipeline"},
 			modules: []string{"github.com/prometheus/client_golang"},
 		},
-		"internal/fates": {ours: []string{"."}}, // What the tests of producers share.
+		"internal/fates":  {ours: []string{"."}}, // What the tests of producers share.
+		"internal/mutant": {},                    // Rules broken on purpose, in a build for one test.
 		"testkit": {
 			ours: []string{"."},
 			modules: []string{
