@@ -48,7 +48,7 @@ func (w *insertion) send(ctx context.Context, p part, query string) error {
 	if err := w.fill(columns, missing); err != nil {
 		return beforeSend(err)
 	}
-	return afterSend(batch.Send(), l.facts.atomic())
+	return afterSend(batch.Send(), l.facts.atomic() && !w.cfg.isOn(settingAsync))
 }
 
 // fill gives the rows to the columns of a fresh batch, which take them in one go.

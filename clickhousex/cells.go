@@ -131,7 +131,8 @@ func (c *rowCells) fill(v view, rows []int, refuse func(int, error)) {
 	}
 }
 
-func (c *rowCells) send(dst column.Interface, _ *wire, from, to int) error {
+func (c *rowCells) send(dst column.Interface, _ *wire, from, to int) (err error) {
+	defer catch(&err)
 	for _, value := range c.values[from:to] {
 		if err := dst.AppendRow(value); err != nil {
 			return err
@@ -153,7 +154,7 @@ func (c *rowCells) reset() {
 }
 
 func holdsInterface(t reflect.Type) bool {
-	for {
+	for range maxSteps {
 		switch t.Kind() {
 		case reflect.Interface:
 			return true
@@ -163,4 +164,5 @@ func holdsInterface(t reflect.Type) bool {
 			return false
 		}
 	}
+	return false // A type of itself.
 }

@@ -19,6 +19,7 @@ var (
 	errInexact    = errors.New("not exactly representable")
 	errWrongType  = errors.New("of a type that the column does not take")
 	errPanicked   = errors.New("its own code panicked")
+	errEndless    = errors.New("its own code leads to itself")
 )
 
 type integer interface {

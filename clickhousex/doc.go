@@ -25,8 +25,12 @@
 //   - window: a MergeTree with non_replicated_deduplication_window (from 21.4 on), in the same way.
 //   - columns: with InserterConfig.Offsets the rows say where they come from, and the Inserter asks the table for them
 //     before it repeats an insert: in any engine that can be read back at once, in any version. What a Distributed table
-//     or an asynchronous insert stores later is not seen in time.
+//     stores later is not seen in time.
 //   - none: plain MergeTree, Distributed, Memory.
+//
+// With async_insert=1 in InserterConfig.Settings a nil from Write means stored as well, since it waits. But the server keeps
+// such rows for a while and stores them with others', even after the connection was lost. So the columns are no guarantee
+// then, and what the table remembers is one only from 26.2 on, or from 23.7 on with async_insert_deduplicate=1.
 //
 // What is remembered is bounded: an outage that outlasts the window, in inserts of all writers or in time, ends it. Where
 // materialized views hang on the table, servers before 26.2 deduplicate the table only. A batch that is written again by
@@ -43,6 +47,10 @@
 // partitions fail in an expression of the sorting key or an index, a part of them may be stored twice. When a server has not
 // the memory for an insert that is atomic, nothing of it is taken to be stored, and it is halved; of one that is not, the
 // table has to be asked first, or it stays whole.
+//
+// Inserts are halved so down to 1 MiB, as their rows go over the wire, since a server takes as much for each column of any
+// insert; below that they are tried again as with any overload, after ever longer waits, and the circuit counts the
+// failures. Later inserts are no larger than what the server took, and twice as large with each minute of success.
 //
 // Set no clickhouse.WithAsync(false) in the context of a Write: then an acknowledgement does not mean stored.
 package clickhousex

@@ -157,12 +157,16 @@ func (t *table) check(ctx context.Context) (Guarantee, error) {
 func (t *table) guarantee(l *layout) Guarantee {
 	f := &l.facts
 	remembered := t.cfg.Dedup == DedupToken && f.remembers() // By its token, or as a block of rows that say where they come from.
+	async := t.cfg.isOn(settingAsync)
+	if async && !l.knowsDedupMode {
+		remembered = remembered && l.takesAsyncToken && t.cfg.isOn(settingAsyncDedup)
+	}
 	switch {
 	case remembered && f.replicated:
 		return GuaranteeReplicated
 	case remembered:
 		return GuaranteeWindow
-	case t.cfg.Offsets != OffsetsNone && f.readsBack():
+	case t.cfg.Offsets != OffsetsNone && f.readsBack() && !async:
 		return GuaranteeColumns
 	case !f.known:
 		return GuaranteeUnknown

@@ -29,6 +29,11 @@ func TestGuarantee(t *testing.T) {
 	off := clickhousex.InserterConfig{Dedup: clickhousex.DedupOff}
 	columns := clickhousex.InserterConfig{Offsets: clickhousex.OffsetsOfMessages}
 	values := clickhousex.InserterConfig{Offsets: clickhousex.OffsetsOfValues, Dedup: clickhousex.DedupOff}
+	async := func(dedup string) clickhousex.InserterConfig {
+		return clickhousex.InserterConfig{Settings: clickhouse.Settings{"async_insert": 1, "async_insert_deduplicate": dedup}}
+	}
+	asyncColumns := async("0")
+	asyncColumns.Offsets = clickhousex.OffsetsOfMessages
 	tests := []struct {
 		name   string
 		ddl    string
@@ -48,6 +53,9 @@ func TestGuarantee(t *testing.T) {
 		{"columns only", replicated, -1, values, clickhousex.GuaranteeColumns, nil},
 		{"columns of nothing", markedDDL + "Null", -1, columns, clickhousex.GuaranteeNone, []string{"engine=Null"}},
 		{"both", windowed, -1, columns, clickhousex.GuaranteeWindow, []string{"offset_columns=true"}},
+		{"asynchronous", windowed, -1, async("0"), clickhousex.GuaranteeNone, nil},
+		{"asynchronous, deduplicated", windowed, -1, async("1"), clickhousex.GuaranteeWindow, nil},
+		{"asynchronous columns", plain, -1, asyncColumns, clickhousex.GuaranteeNone, []string{"offset_columns=true"}},
 		{"no MergeTree", markedDDL + "Memory", 3, token, clickhousex.GuaranteeNone, []string{"engine=Memory", "window=0"}},
 	}
 	for _, tt := range tests {
@@ -153,15 +161,20 @@ func TestToldOfTheTable(t *testing.T) {
 		want clickhousex.Guarantee
 		// Whether an insert that the server has not the memory for has stored nothing, and may be halved.
 		atomic bool
+		cfg    clickhousex.InserterConfig
 	}{
-		"nothing": {func(string, []any) {}, clickhousex.GuaranteeWindow, true},
-		"a view": {func(query string, dest []any) {
+		"nothing": {told: func(string, []any) {}, want: clickhousex.GuaranteeWindow, atomic: true},
+		"an asynchronous insert": {
+			told: func(string, []any) {}, want: clickhousex.GuaranteeNone,
+			cfg: clickhousex.InserterConfig{Settings: clickhouse.Settings{"async_insert": true}},
+		},
+		"a view": {told: func(query string, dest []any) {
 			if strings.Contains(query, "system.tables") {
 				*dest[3].(*[]string) = []string{"view"}
 			}
-		}, clickhousex.GuaranteeWindow, false},
-		"insert_deduplicate": {setting("insert_deduplicate", "0"), clickhousex.GuaranteeNone, true},
-		"deduplicate_insert": {setting("deduplicate_insert", "disable"), clickhousex.GuaranteeNone, true},
+		}, want: clickhousex.GuaranteeWindow},
+		"insert_deduplicate": {told: setting("insert_deduplicate", "0"), want: clickhousex.GuaranteeNone, atomic: true},
+		"deduplicate_insert": {told: setting("deduplicate_insert", "disable"), want: clickhousex.GuaranteeNone, atomic: true},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -175,7 +188,8 @@ func TestToldOfTheTable(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				in := newInserter[order](t, ch, "orders", clickhousex.InserterConfig{Retry: retry.Policy{Attempts: -1}})
+				tt.cfg.Retry = retry.Policy{Attempts: -1}
+				in := newInserter[order](t, ch, "orders", tt.cfg)
 				if got, err := in.Check(t.Context()); err != nil || got != tt.want {
 					t.Errorf("Check = %s, %v, want %s", got, err, tt.want)
 				}

@@ -22,7 +22,7 @@ import (
 // strings padded to a FixedString's length; bytes that are no UTF-8 are stored as they are, and a NaN as a NaN. The zero
 // time.Time is out of every range, and no address is not 0.0.0.0. The ranges are those of ClickHouse's documentation: 18.16
 // reads a Date after 2105 as another day. Columns of types that the checks do not know, such as JSON, are the driver's to
-// check.
+// check. A value whose own methods panic, or lead to themselves, refuses its row.
 type Inserter[T any] struct {
 	table *table
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -30,6 +31,12 @@ const (
 // table for them before it repeats an insert whose outcome is not known: what is stored is not sent again. It asks as well
 // before the first insert of a partition, up to the last offset that the table has of it, so that a program that was
 // killed begins where it had come to, and not where it had committed.
+//
+// That last question is asked once for each partition that comes to this Inserter, and not again while its batches follow
+// one another. For the server it is SELECT count(), max(_offset) with a topic, a partition and a least offset: it reads the
+// three columns of the whole table, unless these stand first in the sorting key, or have a data skipping index of minmax
+// (for _offset, which grows with the parts). A large table wants one of these: the first Write of each partition waits for
+// the answer, for Timeout at most, and is tried again after that.
 //
 // What the columns say is the message's first life's: for one that has come back from a dead-letter queue its topic,
 // partition and offset before. Reading them needs the right to SELECT. All servers that the inserts may go to must have
@@ -74,7 +81,10 @@ type InserterConfig struct {
 	// connection of the pool. They are stored in any order. 0 means 1.
 	InFlight int
 
-	// MaxSplits bounds the inserts that one Write makes to find the rows which the server refuses. 0 means 256, -1 means
+	// MaxSplits bounds the inserts that one Write makes to find the rows which the server refuses, of too many partitions
+	// (max_partitions_per_insert_block) among them: what an expression of the server's makes of a row is not known here, so
+	// these are halved in their order, until each insert has few enough. Where rows of more than 100 partitions are the rule,
+	// raise the server's limit in Settings. 0 means 256, -1 means
 	// that no batch is split. Beyond it, when more than a fifth of the rows and more than ten are bad, or when the server
 	// has refused more than ten in a row, over several batches, without storing any, it is the table or the program that
 	// is taken to be at fault: holdfast.Hold.
@@ -84,8 +94,9 @@ type InserterConfig struct {
 	// two more copies of them. A batch of more is stored in several inserts. 0 means 128 MiB.
 	MaxBytes int
 
-	// Settings go with every insert. An insert is not asynchronous, whatever a profile says, unless async_insert is 1 here;
-	// servers before 26.2 then need async_insert_deduplicate=1 as well, or they heed no token.
+	// Settings go with every insert. An insert is not asynchronous, whatever a profile says, unless async_insert is 1 here.
+	// Then it still waits until its rows are stored, but less keeps a repeated one from being stored twice: the package's
+	// documentation says what does.
 	Settings clickhouse.Settings
 }
 
@@ -142,7 +153,14 @@ const (
 	dedupModeOff       = "disable"
 	settingAsync       = "async_insert"
 	settingAsyncWait   = "wait_for_async_insert"
+	settingAsyncDedup  = "async_insert_deduplicate"
 )
+
+// isOn says whether the program turns a setting on.
+func (c InserterConfig) isOn(setting string) bool {
+	value, found := c.Settings[setting]
+	return found && !slices.Contains([]string{"0", "false"}, fmt.Sprint(value))
+}
 
 func (c InserterConfig) withDefaults(conn *Conn) InserterConfig {
 	c.Timeout = cmp.Or(c.Timeout, defaultInsertTimeout)

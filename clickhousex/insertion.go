@@ -161,23 +161,25 @@ func (t *table) failed(err error) error {
 	return err
 }
 
-// cut halves rows that are too many for one insert, until none are.
-func (w *insertion) cut(parts []part, p part, most int) []part {
+// cut halves rows that are too many for one insert, or too many bytes, until none are.
+func (w *insertion) cut(parts []part, p part, bytes int) []part {
 	switch {
 	case p.rows() == 0:
 		return parts
-	case p.rows() == 1, p.rows() <= most && w.rows.size(p.from, p.to) <= w.cfg.MaxBytes:
+	case p.rows() == 1, p.rows() <= w.cfg.MaxRows && w.size(p) <= bytes:
 		return append(parts, p)
 	default:
 		one, other := p.halves()
-		return w.cut(w.cut(parts, one, most), other, most)
+		return w.cut(w.cut(parts, one, bytes), other, bytes)
 	}
 }
+
+func (w *insertion) size(p part) int { return w.rows.size(p.from, p.to) }
 
 // insertAll stores all rows, in the same inserts for as long as the batch has this record.
 func (w *insertion) insertAll(ctx context.Context) error {
 	if w.inserts == nil {
-		w.inserts = w.cut(nil, part{0, len(w.rows.items)}, w.pace.limit(w.cfg.MaxRows))
+		w.inserts = w.cut(nil, part{0, len(w.rows.items)}, w.pace.limit(w.cfg.MaxBytes))
 	}
 	if w.cfg.InFlight > 1 && len(w.inserts) > 1 {
 		return w.insertMany(ctx)
@@ -233,7 +235,7 @@ func (w *insertion) insertMany(ctx context.Context) error {
 }
 
 // insert stores a part. What has certainly not been stored of it is halved: when the server refuses it as bad data, until
-// the bad rows stand alone, and when the server has not the memory for it.
+// the bad rows stand alone, and when the server has not the memory for it, down to what takes memory however small it is.
 func (w *insertion) insert(ctx context.Context, p part) error {
 	switch w.state(p) {
 	case partSettled:
@@ -251,8 +253,9 @@ func (w *insertion) insert(ctx context.Context, p part) error {
 			return nil
 		case doubted:
 			return err
-		case isTooLarge(err) && p.rows() > 1:
-			w.pace.shrink(p.rows())
+		case isTooLarge(err) && w.divisible(p):
+			one, other := p.halves()
+			w.pace.shrink(max(w.size(one), w.size(other)))
 			w.shrunk.Store(true)
 			w.note(p, partSplit)
 		case Classify(err) != ClassData:
@@ -277,7 +280,7 @@ func (w *insertion) settled(p part) {
 	rows := w.settle(p)
 	w.counts.rows.Add(uint64(rows))
 	w.counts.inserts.Add(1)
-	w.pace.stored(rows)
+	w.pace.stored()
 }
 
 // toleratedRows are refused by the server before anything else than the rows is suspected.
@@ -302,7 +305,7 @@ func (w *insertion) refuseRow(p part, row int, err error) error {
 // found to have.
 func (w *insertion) try(ctx context.Context, p part) error {
 	first, tooLarge := true, 0
-	err := w.retry(ctx, func(error) bool { return tooLarge < w.patience() }, func(ctx context.Context) error {
+	err := w.retry(ctx, func(error) bool { return tooLarge < w.patience() || !w.divisible(p) }, func(ctx context.Context) error {
 		if !first {
 			w.counts.retries.Add(1)
 		}
@@ -333,6 +336,9 @@ func (w *insertion) try(ctx context.Context, p part) error {
 	}
 	return err
 }
+
+// divisible says whether halves of a part would need so much less memory that they are worth a try.
+func (w *insertion) divisible(p part) bool { return p.rows() > 1 && w.size(p) > minHalved }
 
 // patience is how often an insert is tried that the server has not the memory for. The first time, others may have had it.
 func (w *insertion) patience() int {

@@ -21,9 +21,10 @@ type layout struct {
 	free   sync.Pool // Of *rows, for their slices.
 	facts  facts     // Of the table.
 
-	takesToken     bool // The server knows insert_deduplication_token.
-	knowsAsync     bool // The server knows async_insert and wait_for_async_insert.
-	knowsDedupMode bool // The server knows deduplicate_insert.
+	takesToken      bool // The server knows insert_deduplication_token.
+	takesAsyncToken bool // The server can heed that of an asynchronous insert.
+	knowsAsync      bool // The server knows async_insert and wait_for_async_insert.
+	knowsDedupMode  bool // The server knows deduplicate_insert, and heeds the tokens of asynchronous inserts by default.
 }
 
 // layoutLife is how long a layout is relied on: the next connection may go to a server of another version. Younger than
@@ -35,13 +36,14 @@ const (
 
 func newLayout(table string, fields []field, columns []column.Interface, server *chdriver.ServerVersion) *layout {
 	l := &layout{
-		table:          table,
-		fields:         fields,
-		server:         serverContext(server),
-		made:           time.Now(),
-		takesToken:     server.Revision > stringSettingsRevision && isSince(server, 22, 2),
-		knowsAsync:     isSince(server, 21, 11),
-		knowsDedupMode: isSince(server, 26, 2),
+		table:           table,
+		fields:          fields,
+		server:          serverContext(server),
+		made:            time.Now(),
+		takesToken:      server.Revision > stringSettingsRevision && isSince(server, 22, 2),
+		takesAsyncToken: isSince(server, 23, 7), // ClickHouse#55539, #76297
+		knowsAsync:      isSince(server, 21, 11),
+		knowsDedupMode:  isSince(server, 26, 2),
 	}
 	for _, c := range columns {
 		l.types = append(l.types, parseType(string(c.Type())))
@@ -144,7 +146,7 @@ func (r *rows) fill(views []view, unfit map[int]error) (mismatch error) {
 
 // reason never repeats a value, as the driver's own texts do.
 func reason(err error) string {
-	for _, known := range []error{errNull, errOutOfRange, errInexact, errWrongType, errPanicked} {
+	for _, known := range []error{errNull, errOutOfRange, errInexact, errWrongType, errPanicked, errEndless} {
 		if errors.Is(err, known) {
 			return known.Error()
 		}

@@ -1,6 +1,7 @@
 package clickhousex
 
 import (
+	"cmp"
 	"sync"
 	"time"
 )
@@ -10,7 +11,7 @@ import (
 type pace struct {
 	mu       sync.Mutex
 	refusals int // In a row.
-	rows     int // The most that an insert should have, 0 for no bound.
+	bytes    int // The most that an insert should have, 0 for no bound.
 	since    time.Time
 }
 
@@ -23,6 +24,10 @@ const (
 // smallFor is how long inserts stay small before they are doubled.
 const smallFor = time.Minute
 
+// minHalved is the least that is halved for want of memory. A server takes a write buffer of DBMS_DEFAULT_BUFFER_SIZE,
+// that is 1 MiB, for each column, however few the rows: one that has not the memory for these would not have it for fewer.
+const minHalved = 1 << 20
+
 // refused counts a refusal, and says how long to wait.
 func (p *pace) refused() time.Duration {
 	p.mu.Lock()
@@ -32,32 +37,29 @@ func (p *pace) refused() time.Duration {
 	return delay
 }
 
-// shrink makes further inserts smaller than one that was too large.
-func (p *pace) shrink(rows int) {
+// shrink makes further inserts no larger than the larger half of one that was too large.
+func (p *pace) shrink(bytes int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.rows, p.since = max(rows/2, 1), time.Now()
+	p.bytes, p.since = max(bytes, minHalved), time.Now()
 }
 
 // stored notes a success.
-func (p *pace) stored(rows int) {
+func (p *pace) stored() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.refusals = 0
-	if p.rows > 0 && rows >= p.rows && time.Since(p.since) >= smallFor {
-		p.rows, p.since = 2*p.rows, time.Now()
+	if p.bytes > 0 && time.Since(p.since) >= smallFor {
+		p.bytes, p.since = 2*p.bytes, time.Now()
 	}
 }
 
-// limit bounds the rows of an insert.
+// limit bounds the bytes of an insert.
 func (p *pace) limit(most int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.rows >= most {
-		p.rows = 0
+	if p.bytes >= most {
+		p.bytes = 0
 	}
-	if p.rows > 0 {
-		return p.rows
-	}
-	return most
+	return cmp.Or(p.bytes, most)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,25 +27,52 @@ import (
 // smallMemory is a connection to a server that has memory for so many rows.
 type smallMemory struct {
 	driver.Conn
-	rows int
+	rows    int
+	refused []int // The rows of each insert that was too large.
 }
 
-func (c smallMemory) PrepareBatch(ctx context.Context, query string, opts ...driver.PrepareBatchOption) (driver.Batch, error) {
+func (c *smallMemory) PrepareBatch(ctx context.Context, query string, opts ...driver.PrepareBatchOption) (driver.Batch, error) {
 	b, err := c.Conn.PrepareBatch(ctx, query, opts...)
-	return smallBatch{b, c.rows}, err
+	return smallBatch{b, c}, err
 }
 
 type smallBatch struct {
 	driver.Batch
-	most int
+	memory *smallMemory
 }
 
 func (b smallBatch) Send() error {
-	if b.Columns()[0].Rows() > b.most {
+	if n := b.Columns()[0].Rows(); n > b.memory.rows {
+		b.memory.refused = append(b.memory.refused, n)
 		_ = b.Abort()
 		return &proto.Exception{Code: 241, Message: "Memory limit exceeded"}
 	}
 	return b.Batch.Send()
+}
+
+// wideBatch is batchOf with rows so wide that ten of them are a little more than what is halved.
+func wideBatch(first, n int) holdfast.Batch[order] {
+	b := batchOf(first, n)
+	for i := range b.Items {
+		b.Items[i].Value.Name = strings.Repeat("x", 110<<10)
+	}
+	return b
+}
+
+// smallMemoryConn is a Conn to a server that has memory for so many rows.
+func smallMemoryConn(t *testing.T, s *testkit.ClickHouseServer, rows int) (*clickhousex.Conn, *smallMemory) {
+	t.Helper()
+	raw, err := clickhouse.Open(options(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = raw.Close() })
+	memory := &smallMemory{Conn: raw, rows: rows}
+	ch, err := clickhousex.Wrap(memory, clickhousex.Config{Breaker: tightBreaker(t, 100), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ch, memory
 }
 
 // TestTooLarge: a batch that the server has not the memory for is made smaller where nothing of it can be stored, or the
@@ -64,17 +92,9 @@ func TestTooLarge(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, testkit.ClickHouseConfig{Tables: []string{tt.ddl}, DedupWindow: 0}, func(t *testing.T, s *testkit.ClickHouseServer) {
-				raw, err := clickhouse.Open(options(s))
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer raw.Close()
-				ch, err := clickhousex.Wrap(smallMemory{raw, 10}, clickhousex.Config{Breaker: tightBreaker(t, 100), Logger: slog.New(slog.DiscardHandler)})
-				if err != nil {
-					t.Fatal(err)
-				}
+				ch, _ := smallMemoryConn(t, s, 10)
 				in := newInserter[order](t, ch, "orders", tt.cfg)
-				err = in.Write(t.Context(), batchOf(0, 40))
+				err := in.Write(t.Context(), wideBatch(0, 40))
 				if !tt.halves {
 					if !holdfast.IsAmbiguous(err) || in.Stats().Splits != 0 || s.Count("orders") != 0 {
 						t.Errorf("got %v, %d splits, want it ambiguous and whole", err, in.Stats().Splits)
@@ -85,7 +105,7 @@ func TestTooLarge(t *testing.T) {
 					t.Fatal(err)
 				}
 				before := in.Stats()
-				if err := in.Write(t.Context(), batchOf(40, 40)); err != nil {
+				if err := in.Write(t.Context(), wideBatch(40, 40)); err != nil {
 					t.Fatal(err)
 				}
 				if after := in.Stats(); after.Splits != before.Splits || after.Inserts != before.Inserts+4 {
@@ -95,7 +115,7 @@ func TestTooLarge(t *testing.T) {
 				// After a while it tries larger ones.
 				time.Sleep(2 * time.Minute)
 				for first := 80; first < 160; first += 40 {
-					if err := in.Write(t.Context(), batchOf(first, 40)); err != nil {
+					if err := in.Write(t.Context(), wideBatch(first, 40)); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -106,6 +126,52 @@ func TestTooLarge(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestTooLargeHasAFloor: a server without any memory is overloaded, however small the insert, and small ones are not made
+// smaller. When it has memory again inserts grow back, minute by minute.
+func TestTooLargeHasAFloor(t *testing.T) {
+	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
+		ch, memory := smallMemoryConn(t, s, 0)
+		in := newInserter[order](t, ch, "orders", clickhousex.InserterConfig{Retry: retry.Policy{Attempts: 4}})
+		began := time.Now()
+		err := in.Write(t.Context(), wideBatch(0, 40))
+		if clickhousex.Classify(err) != clickhousex.ClassOverload || holdfast.IsAmbiguous(err) || holdfast.IsHold(err) {
+			t.Errorf("got %v, want overload", err)
+		}
+		if want := []int{40, 40, 20, 10, 5, 5, 5, 5}; !slices.Equal(memory.refused, want) {
+			t.Errorf("inserts of %v rows, want %v", memory.refused, want)
+		}
+		if took := time.Since(began); took < 10*time.Second {
+			t.Errorf("that took %v, want the waits of an overload", took)
+		}
+		if n := ch.Breaker().Stats().Totals.Failures; n != uint64(len(memory.refused)) {
+			t.Errorf("%d failures counted of %d", n, len(memory.refused))
+		}
+
+		memory.rows = 1000
+		for first, inserts := range []uint64{8, 4, 2, 1, 1} {
+			before := in.Stats()
+			if err := in.Write(t.Context(), wideBatch(first*40, 40)); err != nil {
+				t.Fatal(err)
+			}
+			if got := in.Stats().Inserts - before.Inserts; got != inserts {
+				t.Errorf("Write %d made %d inserts, want %d", first, got, inserts)
+			}
+			time.Sleep(time.Minute)
+		}
+		// Rows of a few bytes do not suffer for wide ones: they are far below the floor.
+		memory.rows = 10
+		if err := in.Write(t.Context(), wideBatch(200, 40)); err != nil {
+			t.Fatal(err)
+		}
+		memory.rows = 1000
+		before := in.Stats()
+		if err := in.Write(t.Context(), batchOf(240, 400)); err != nil || in.Stats().Inserts != before.Inserts+1 {
+			t.Errorf("%v, %d inserts of small rows, want one", err, in.Stats().Inserts-before.Inserts)
+		}
+		wantOnce(t, s, 640)
+	})
 }
 
 // TestOverloadSlowsDown: the more often in a row the server is overloaded, the longer the Inserter waits, from one Write to
@@ -302,17 +368,18 @@ func TestCutShort(t *testing.T) {
 	bubble(t, testkit.ClickHouseConfig{}, func(t *testing.T, s *testkit.ClickHouseServer) {
 		opts := options(s)
 		opts.MaxCompressionBuffer = 4 << 10
+		opts.Compression = &clickhouse.Compression{Method: clickhouse.CompressionNone}
 		opts.DialContext = func(ctx context.Context, addr string) (net.Conn, error) {
 			conn, err := s.Dial(ctx, addr)
-			return &brokenPipe{Conn: conn, most: 16 << 10}, err
+			return &brokenPipe{Conn: conn, most: 768 << 10}, err
 		}
 		in := newInserter[order](t, open(t, opts, clickhousex.Config{Breaker: tightBreaker(t, 100)}), "orders", clickhousex.InserterConfig{})
-		if err := in.Write(t.Context(), batchOf(0, 2000)); err != nil {
+		if err := in.Write(t.Context(), wideBatch(0, 40)); err != nil {
 			t.Fatal(err)
 		}
 		if got := in.Stats(); got.Ambiguous != 0 || got.Splits == 0 {
 			t.Errorf("Stats = %+v, want splits, and nothing ambiguous", got)
 		}
-		wantOnce(t, s, 2000)
+		wantOnce(t, s, 40)
 	})
 }

@@ -15,8 +15,9 @@ import (
 
 // plain gives the value to hand to the driver's AppendRow: what resolve makes of it, nil only where the column takes it,
 // and what the driver would coerce refused, in arrays and maps too.
-func plain(t colType, v reflect.Value) (any, error) {
-	v, err := resolve(t, v)
+func plain(t colType, v reflect.Value) (_ any, err error) {
+	defer catch(&err)
+	v, err = resolve(t, v)
 	switch {
 	case err != nil:
 		return nil, err
@@ -29,14 +30,23 @@ func plain(t colType, v reflect.Value) (any, error) {
 	}
 }
 
+// catch makes an error of a panic in a value's own methods. It is to be deferred.
+func catch(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("%w: %v", errPanicked, p)
+	}
+}
+
+// maxSteps is how far pointers and Valuers are followed: some lead to themselves.
+const maxSteps = 100
+
 // resolve follows pointers and asks Valuers. The zero Value stands for nil.
 func resolve(t colType, v reflect.Value) (_ reflect.Value, err error) {
-	defer func() {
-		if p := recover(); p != nil { // In a Valuer of the program's.
-			err = fmt.Errorf("%w: %v", errPanicked, p)
+	defer catch(&err)
+	for steps := 0; v.IsValid(); steps++ {
+		if steps == maxSteps {
+			return reflect.Value{}, errEndless
 		}
-	}()
-	for v.IsValid() {
 		pointer := v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface
 		if pointer && v.IsNil() || isNoAddress(v) {
 			break
@@ -233,7 +243,12 @@ func refuseOrdered(t colType, v reflect.Value) (err error) {
 			entry(entries.Key(), entries.Value())
 		}
 	case column.OrderedMap:
-		for k := range m.Keys() { // To the end, or its sender would wait for ever.
+		keys := m.Keys()
+		defer func() {
+			for range keys { // Its sender would wait for ever.
+			}
+		}()
+		for k := range keys {
 			v, _ := m.Get(k)
 			entry(k, v)
 		}

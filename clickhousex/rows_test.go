@@ -190,6 +190,12 @@ func TestRowsRefused(t *testing.T) {
 	refuses(t, "Map(String, UInt8)", &orderedMap{"a", 300})
 	refuses(t, "Map(String, UInt8)", orderedMap{"a", -1})
 	refuses(t, "Int64", panics{}, panics{})
+	refuses(t, "Int64", endless{}, endless{})
+	refuses(t, "Array(Int64)", []endless{{}})
+	refuses(t, "Map(String, UInt8)", panickingMap{}, panickingMap{})
+	refuses(t, "Array(Map(String, UInt8))", []panickingMap{{}})
+	refuses(t, "Map(String, UInt8)", panickingKeys{}, panickingKeys{})
+	refuses(t, "Int64", ring())
 }
 
 // TestLowCardinality: places in the dictionary take one byte, two or four, and the rows keep their values.
@@ -319,6 +325,77 @@ type pair struct {
 type panics struct{}
 
 func (panics) Value() (driver.Value, error) { panic("in the program's own code") }
+
+type endless struct{}
+
+func (e endless) Value() (driver.Value, error) { return e, nil }
+
+// pointer may point to itself.
+type pointer *pointer
+
+func ring() any {
+	p := new(pointer)
+	*p = p
+	return p
+}
+
+type panickingMap struct{ orderedMap }
+
+func (panickingMap) Iterator() column.MapIterator { panic("in the program's own code") }
+
+// panickingKeys is a map of the older interface, which hands its keys out from a goroutine.
+type panickingKeys struct{}
+
+func (panickingKeys) Get(any) (any, bool) { panic("in the program's own code") }
+func (panickingKeys) Put(any, any)        {}
+func (panickingKeys) Keys() <-chan any {
+	keys := make(chan any)
+	go func() {
+		defer close(keys)
+		for key := range 3 {
+			keys <- fmt.Sprint(key)
+		}
+	}()
+	return keys
+}
+
+// fickleMap panics from the n-th time on that somebody reads it.
+type fickleMap struct {
+	orderedMap
+	reads, n *int
+}
+
+func (m fickleMap) Iterator() column.MapIterator {
+	if *m.reads++; *m.reads >= *m.n {
+		panic("in the program's own code")
+	}
+	return m.orderedMap.Iterator()
+}
+
+// TestPanicInRows: whenever a map of the program's own panics, Write returns an error, nothing is stored, and no connection
+// is lost.
+func TestPanicInRows(t *testing.T) {
+	tables := testkit.ClickHouseConfig{Tables: []string{"CREATE TABLE cells (v Map(String, UInt8)) ENGINE = Memory"}}
+	bubble(t, tables, func(t *testing.T, s *testkit.ClickHouseServer) {
+		ch := open(t, options(s), clickhousex.Config{})
+		in := newInserter[cell[fickleMap]](t, ch, "cells", clickhousex.InserterConfig{})
+		stored := 0
+		for n := 1; stored == 0; n++ {
+			value := fickleMap{orderedMap{"a", 1}, new(0), &n}
+			err := in.Write(t.Context(), holdfast.Batch[cell[fickleMap]]{Items: []holdfast.Item[cell[fickleMap]]{{Value: cell[fickleMap]{value}}}})
+			stored = s.Count("cells")
+			if (err == nil) != (stored == 1) || n > 10 {
+				t.Fatalf("panic at read %d: %v, %d rows stored", n, err, stored)
+			}
+			if err != nil && holdfast.IsAmbiguous(err) {
+				t.Errorf("panic at read %d: %v is ambiguous", n, err)
+			}
+		}
+		if open := ch.Stats().Open; open != 0 {
+			t.Errorf("%d connections in use", open)
+		}
+	})
+}
 
 // orderedMap has one entry.
 type orderedMap struct {
