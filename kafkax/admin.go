@@ -70,6 +70,9 @@ func (a *Admin) DescribeTopic(ctx context.Context, topic string) (partitions int
 // have leaders. config holds settings by Kafka's names, nil for none. A topic that exists is kafka.TopicAlreadyExists,
 // also when an attempt of this very call has made it and its answer was lost.
 func (a *Admin) CreateTopic(ctx context.Context, topic string, partitions int, config map[string]string) error {
+	if err := checkTopicName(topic); err != nil {
+		return fmt.Errorf("kafkax: create topic: %w", err)
+	}
 	if partitions < 1 || partitions > math.MaxInt32 {
 		return fmt.Errorf("kafkax: create topic %s: partitions must be 1 to %d, got %d", topic, math.MaxInt32, partitions)
 	}

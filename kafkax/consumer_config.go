@@ -29,7 +29,6 @@ const (
 	maxFetchMessages = 1_000_000
 	minLargestBatch  = 64 << 10 // Both as wire.Config has them.
 	maxLargestBatch  = 1 << 30
-	maxTopicName     = 249
 )
 
 // Start says where a group begins to read a partition for which it has committed nothing yet.
@@ -214,8 +213,8 @@ func validateSubscription(group string, topics []string) error {
 		errs = append(errs, errors.New("kafkax: the consumer's Topics must name at least one topic, got none"))
 	}
 	for i, topic := range topics {
-		if topic == "" || len(topic) > maxTopicName {
-			errs = append(errs, fmt.Errorf("kafkax: the consumer's Topics[%d] must be 1 to %d bytes, got %q", i, maxTopicName, topic))
+		if err := checkTopicName(topic); err != nil {
+			errs = append(errs, fmt.Errorf("kafkax: the consumer's Topics[%d]: %w", i, err))
 		}
 		if slices.Contains(topics[:i], topic) {
 			errs = append(errs, fmt.Errorf("kafkax: the consumer's Topics[%d] must be named once, got %q again", i, topic))

@@ -40,7 +40,7 @@
 //     again after an Ambiguous failure may be there twice.
 //   - Messages of one partition are written in the order in which they came. One batch per partition is on its way; a lone
 //     message leaves at once, and what comes meanwhile makes the next batch.
-//   - Memory is bounded by ProducerConfig.MaxBufferedBytes.
+//   - The memory of messages is bounded by ProducerConfig.MaxBufferedBytes, and that of topics by how many are in use.
 //   - The producer id comes from any broker, over a connection of its own and without a transactional id. It wants the
 //     right to write to some topic; brokers before 2.8 want IDEMPOTENT_WRITE on the cluster.
 //

@@ -100,8 +100,8 @@ func (n *network) partitions(ctx context.Context, topic string) (int, error) {
 
 // partitionsOf lists a topic's partitions, of which there is at least one.
 func (n *network) partitionsOf(ctx context.Context, topic string) ([]metadataapi.ResponsePartition, error) {
-	if topic == "" {
-		return nil, fmt.Errorf("kafkax: a topic without a name: %w", kafka.InvalidTopic)
+	if err := checkTopicName(topic); err != nil {
+		return nil, err
 	}
 	layout, err := n.layout(ctx, topic)
 	if err != nil {

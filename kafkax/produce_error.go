@@ -117,6 +117,7 @@ type CloseError struct {
 	NotWritten int   // Messages that were given up, and are not written.
 	Ambiguous  int   // Messages that were given up, and may be written.
 	Spool      bool  // There are messages left in the spool, or there may be: nobody has seen it empty.
+	Running    bool  // The caller's own code has not returned, such as a function given to ProduceAsync. What waits for it is not counted.
 	Err        error // Why Close did not wait any longer. Nil when it did not have to.
 }
 
@@ -125,6 +126,9 @@ func (e *CloseError) Error() string {
 	text := fmt.Sprintf("kafkax: close producer: %d messages not written, %d perhaps", e.NotWritten, e.Ambiguous)
 	if e.Spool {
 		text += ", and more is left in the spool"
+	}
+	if e.Running {
+		text += ", and a function of the caller's has not returned"
 	}
 	if e.Err != nil {
 		text += fmt.Sprintf(": %v", e.Err)

@@ -7,12 +7,16 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/segmentio/kafka-go"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
 )
+
+// closeGrace is how long Close waits, when its context has ended, for what it has cut off to be settled.
+const closeGrace = time.Second
 
 // Producer writes messages and says of each when all in-sync replicas have it, or what became of it instead. It may be
 // used from many goroutines at once.
@@ -29,8 +33,12 @@ type Producer struct {
 	counts     producerCounts
 	batches    sync.Pool     // Of *batch.
 	turn       atomic.Uint64 // Spreads messages without key.
-	routes     sync.Map      // By topic, *route.
 	links      sync.Map      // By address, *link.
+	routes     sync.Map      // By topic, *route.
+
+	sweeping   sync.Mutex
+	remembered int // Routes.
+	sweepAt    int // As many.
 
 	outbox  *outbox // Nil without a spool.
 	open    context.Context
@@ -41,6 +49,9 @@ type Producer struct {
 	mu     sync.Mutex
 	closed bool
 	calls  sync.WaitGroup
+
+	ended  chan struct{} // Closed when Close has ended.
+	ending error         // What it returned.
 }
 
 // NewProducer checks the configuration and returns a Producer. It does not connect before the first message.
@@ -54,6 +65,8 @@ func NewProducer(cluster Cluster, cfg ProducerConfig) (*Producer, error) {
 	}
 	p := &Producer{cfg: cfg, net: newNetwork(cluster.withDefaults(), cfg.Timeout), buffer: buffer{limit: int64(cfg.MaxBufferedBytes)}}
 	p.identities = identities{producer: p, turn: make(chan struct{}, 1)}
+	p.sweepAt = keptRoutes
+	p.ended = make(chan struct{})
 	p.open, p.close = context.WithCancel(context.Background())
 	if cfg.Spool != nil {
 		p.outbox = newOutbox(p)
@@ -78,15 +91,23 @@ func (p *Producer) Produce(ctx context.Context, messages ...holdfast.Message) er
 
 // ProduceTo is Produce to one partition of one topic, whatever the messages' own Topic says.
 func (p *Producer) ProduceTo(ctx context.Context, topic string, partition int, messages ...holdfast.Message) error {
-	if partition < 0 || partition > math.MaxInt32 {
-		return fmt.Errorf("kafkax: produce to %s: partition must be 0 to %d, got %d", topic, math.MaxInt32, partition)
-	}
 	c := newCall(messages)
+	r, err := p.route(topic)
+	if partition < 0 || partition > math.MaxInt32 {
+		err = holdfast.Permanent(fmt.Errorf("partition must be 0 to %d, got %d", math.MaxInt32, partition))
+	}
+	if err != nil {
+		o := failedAt(place{topic, partition}, err)
+		for i := range messages {
+			c.settle(i, o)
+		}
+		return c.wait(ctx)
+	}
 	entries := make([]entry, len(messages))
 	for i := range messages {
 		entries[i] = entry{call: c, index: i, size: messageSize(&messages[i]), asked: true}
 	}
-	p.enqueue(ctx, p.route(topic).writer(partition), messages, entries)
+	p.enqueue(ctx, r.writer(partition), messages, entries)
 	return c.wait(ctx)
 }
 
@@ -98,7 +119,7 @@ func (p *Producer) ProduceTo(ctx context.Context, topic string, partition int, m
 // that fails takes those with it that wait behind it, unless it is its own fault. Calls of done for one partition come one
 // after the other from a goroutine that writes nothing more to this partition meanwhile: done must not block. It must
 // not produce, unless ProducerConfig.FailWhenFull is set and the message goes through ProduceAsync, and not call Close,
-// which waits for it. One that panics is logged.
+// which would wait for it. One that panics is logged.
 //
 // It waits for room in the buffer (see ProducerConfig.MaxBufferedBytes), and for a broker to tell about a topic that is
 // not known yet, until ctx ends. A message that has not been sent when ctx ends will not be.
@@ -147,7 +168,7 @@ func (p *Producer) send(ctx context.Context, c *call, choose func(m *holdfast.Me
 		}
 		switch {
 		case failed == nil:
-			w := p.route(m.Topic).writer(choose(m, known.ids))
+			w := known.route.writer(choose(m, known.ids))
 			runs[w] = append(runs[w], entry{call: c, index: i, size: messageSize(m), drained: drained})
 		case !drained && p.spools(failed):
 			stranded = append(stranded, i)
@@ -193,22 +214,27 @@ func (p *Producer) take(ctx context.Context, w *writer, messages []holdfast.Mess
 	if err := p.buffer.take(ctx, size, !p.cfg.FailWhenFull); err != nil {
 		return err
 	}
-	if !w.add(messages, entries) {
-		p.buffer.give(size)
-		return ErrProducerClosed
+	for !w.add(messages, entries) {
+		r, err := p.route(w.at.topic)
+		if p.open.Err() != nil {
+			err = ErrProducerClosed
+		}
+		if err != nil {
+			p.buffer.give(size)
+			return err
+		}
+		w = r.writer(w.at.partition) // The old one's route was forgotten.
 	}
 	return nil
 }
 
 // layout is what is known of a topic.
 func (p *Producer) layout(ctx context.Context, topic string) (*topicLayout, error) {
-	switch {
-	case topic == "":
-		return nil, holdfast.Permanent(errors.New("the message names no topic"))
-	case len(topic) > maxTopicName: // Such a request may not even be readable, and a broker that hangs up opens the circuit.
-		return nil, holdfast.Permanent(fmt.Errorf("%w: its name has %d bytes, at most %d are allowed", kafka.InvalidTopic, len(topic), maxTopicName))
+	r, err := p.route(topic)
+	if err != nil {
+		return nil, err
 	}
-	return p.route(topic).layout(ctx)
+	return r.layout(ctx)
 }
 
 // choose picks a partition by a message's key.
@@ -262,45 +288,82 @@ func (p *Producer) WaitUntilReady(ctx context.Context) error {
 
 // Close writes what has been taken and closes all connections. New messages fail with ErrProducerClosed. When ctx ends
 // first, what is left is cut off, each message is settled with an error that says whether it may have been written, and
-// Close returns a *CloseError. Closing again does nothing.
+// Close returns a *CloseError.
+//
+// Nothing of the Producer outlives Close but what waits for the caller's own code: functions given to ProduceAsync, the
+// spool, listeners of the circuit, Cluster.Dial. If that has not returned a second after ctx has ended, Close does, and
+// CloseError.Running says so. Closing again waits for the first Close, within its own ctx, and returns the same.
 func (p *Producer) Close(ctx context.Context) error {
 	p.mu.Lock()
-	closed := p.closed
+	again := p.closed
 	p.closed = true
 	p.mu.Unlock()
-	if closed {
-		return nil
+	if !again {
+		p.ending = p.end(ctx)
+		close(p.ended)
+		return p.ending
 	}
+	select {
+	case <-p.ended:
+		return p.ending
+	case <-ctx.Done():
+		return fmt.Errorf("kafkax: close producer: another Close is still waiting: %w", context.Cause(ctx))
+	}
+}
+
+// end is the first Close.
+func (p *Producer) end(ctx context.Context) error {
 	p.close()
 	p.buffer.close()
 	for _, r := range p.routes.Range {
 		r.(*route).close()
 	}
 	before := p.Stats()
-	idle := make(chan struct{})
+	idle, gone := make(chan struct{}), make(chan struct{})
 	go func() {
 		p.calls.Wait()
 		p.work.Wait()
 		close(idle)
 	}()
-	var cause error
+	var left CloseError
 	select {
 	case <-idle:
 	case <-ctx.Done():
-		cause = context.Cause(ctx)
+		left.Err = context.Cause(ctx)
 	}
-	p.net.close()
-	<-idle // Without a network every attempt fails soon.
-	p.serving.Wait()
+	go func() {
+		p.net.close() // Without a network every attempt fails soon.
+		<-idle
+		p.serving.Wait()
+		close(gone)
+	}()
+	if left.Running = !within(ctx, closeGrace, gone); left.Running {
+		left.Err = context.Cause(ctx)
+	}
 	after := p.Stats()
-	left := &CloseError{
-		NotWritten: int(after.NotWritten - before.NotWritten), Ambiguous: int(after.Ambiguous - before.Ambiguous),
-		Spool: after.Spool, Err: cause,
+	left.NotWritten, left.Ambiguous = int(after.NotWritten-before.NotWritten), int(after.Ambiguous-before.Ambiguous)
+	left.Spool = after.Spool
+	if left == (CloseError{Err: left.Err}) {
+		return nil // All was well just as ctx ended.
 	}
-	if *left == (CloseError{}) {
-		return nil
+	return &left
+}
+
+// within waits for done until ctx has ended and the grace after it, and says whether it came.
+func within(ctx context.Context, grace time.Duration, done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
 	}
-	return left
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // begin admits a call, until it says end. The call's context ends with the network.

@@ -27,6 +27,7 @@ type identities struct {
 
 	mu      sync.Mutex
 	current identity
+	spent   uint64 // The number of the last identity that new writers must not have.
 }
 
 // after gives an identity that came after the one with a number, from the broker at addr if there is none yet.
@@ -64,4 +65,19 @@ func (s *identities) get() identity {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.current
+}
+
+// spend keeps the current identity from writers that are made from now on: one that is forgotten may have used up sequence
+// numbers of it in the same partition, and what has them again is dropped as a duplicate.
+func (s *identities) spend() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spent = s.current.number
+}
+
+// last is what a new writer begins with: the next identity is its own.
+func (s *identities) last() identity {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return identity{number: s.spent, spent: true}
 }

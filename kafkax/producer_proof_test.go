@@ -31,8 +31,11 @@ func TestProduceProof(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			luck := rand.New(rand.NewPCG(seed, 0))
 			cfg := kafkax.ProducerConfig{Retry: retry.Policy{Attempts: 1 + luck.IntN(5)}, BatchBytes: 200 << luck.IntN(8), Timeout: time.Second}
-			kcfg := testkit.KafkaConfig{Topics: map[string]int{"orders": 3}, Brokers: 3}
-			withProducer(t, kcfg, cfg, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+			virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 3}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+				p, err := kafkax.NewProducer(cluster, cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
 				var book fates.Book
 				for range 60 {
 					misfortune(t, luck, server)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"slices"
 	"strconv"
@@ -26,6 +27,9 @@ const (
 	// layoutAge is after how long a topic is looked up again although nothing was wrong with what is known of it: it may
 	// have got more partitions.
 	layoutAge = time.Minute
+
+	// keptRoutes is how many topics a Producer remembers before it looks for such as it may forget.
+	keptRoutes = 1000
 )
 
 // route is what a Producer knows of a topic, and how it writes to it.
@@ -34,7 +38,8 @@ type route struct {
 	topic    string
 	turn     chan struct{} // A token for who asks a broker.
 	known    atomic.Pointer[topicLayout]
-	old      atomic.Bool // What is known should be asked for again. Set by writers, who look at the clock once a batch.
+	old      atomic.Bool  // What is known should be asked for again. Set by writers, who look at the clock once a batch.
+	running  atomic.Int32 // Writers that run; far below 0 when the route is forgotten.
 
 	mu      sync.Mutex
 	writers map[int]*writer
@@ -42,22 +47,67 @@ type route struct {
 
 // topicLayout is a topic as a broker has described it.
 type topicLayout struct {
+	route   *route
 	asked   time.Time
 	ids     []int // 0 to the last.
 	writers []*writer
 	leaders []string // Empty where there is none.
 }
 
-// route is made for any topic, whether there is one or not.
-func (p *Producer) route(topic string) *route {
+// route is made for any topic that may be there, whether it is or not.
+func (p *Producer) route(topic string) (*route, error) {
 	if r, ok := p.routes.Load(topic); ok {
-		return r.(*route)
+		return r.(*route), nil
 	}
-	r, _ := p.routes.LoadOrStore(topic, &route{
+	if err := checkTopicName(topic); err != nil {
+		return nil, err
+	}
+	r, found := p.routes.LoadOrStore(topic, &route{
 		producer: p, topic: topic, turn: make(chan struct{}, 1), writers: make(map[int]*writer),
 	})
-	return r.(*route)
+	if !found {
+		p.sweep()
+	}
+	return r.(*route), nil
 }
+
+// sweep forgets topics that are not there, or that nobody has written to for a while, whenever there are twice as many as
+// it left. So what is remembered grows with the topics in use, and not with those that ever were.
+func (p *Producer) sweep() {
+	p.sweeping.Lock()
+	defer p.sweeping.Unlock()
+	p.remembered++
+	if p.remembered < p.sweepAt {
+		return
+	}
+	p.remembered = 0
+	for _, r := range p.routes.Range {
+		if !r.(*route).forget() {
+			p.remembered++
+		}
+	}
+	p.sweepAt = max(2*p.remembered, keptRoutes)
+}
+
+// forget gives the route up if nobody will miss it. Who has still found it is turned away by its writers, see enter.
+func (r *route) forget() bool {
+	r.mu.Lock() // Whoever is turned away comes back here, and waits until there is room for another route.
+	defer r.mu.Unlock()
+	known := r.known.Load()
+	if known != nil && time.Since(known.asked) < 2*layoutAge || !r.running.CompareAndSwap(0, math.MinInt32) {
+		return false
+	}
+	if known != nil {
+		r.producer.identities.spend()
+	}
+	r.producer.routes.Delete(r.topic)
+	return true
+}
+
+// enter says whether a writer may run, until it calls leave. It may not when the route is forgotten.
+func (r *route) enter() bool { return r.running.Add(1) > 0 }
+
+func (r *route) leave() { r.running.Add(-1) }
 
 // writer is made for any partition, whether there is one or not.
 func (r *route) writer(partition int) *writer {
@@ -176,7 +226,7 @@ func (r *route) read(answer layout) (*topicLayout, error) {
 	case len(t.Partitions) == 0:
 		return nil, kafka.UnknownTopicOrPartition
 	}
-	l := &topicLayout{leaders: make([]string, len(t.Partitions))}
+	l := &topicLayout{route: r, leaders: make([]string, len(t.Partitions))}
 	for i := range t.Partitions {
 		l.ids = append(l.ids, i)
 		l.writers = append(l.writers, r.writer(i))

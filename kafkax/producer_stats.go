@@ -8,7 +8,7 @@ type ProducerStats struct {
 	NotWritten uint64 // Messages that failed and are not written, those aside that are still in the spool.
 	Ambiguous  uint64 // Messages that failed and may be written, those aside that are still in the spool.
 	Requests   uint64 // Produce requests sent. Each carries a batch for at least one partition.
-	Identities uint64 // Producer ids taken: 1, and one more for each time that the outcome of a batch stayed unknown.
+	Identities uint64 // Producer ids taken: 1, and one more when the outcome of a batch stayed unknown, or topics long out of use were forgotten.
 	Spooled    uint64 // Messages put into the spool.
 	Drained    uint64 // Messages of the spool that were written; those of an earlier process are among them.
 	Spool      bool   // There are messages in the spool, or there may be: nobody has seen it empty.

@@ -432,8 +432,9 @@ func TestProducerClose(t *testing.T) {
 		defer cancel()
 		began, closed := time.Now(), make(chan struct{})
 		go func() {
-			if err := p.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("Close: %v", err)
+			left, ok := errors.AsType[*kafkax.CloseError](p.Close(ctx))
+			if !ok || *left != (kafkax.CloseError{Ambiguous: 1, Err: context.DeadlineExceeded}) {
+				t.Errorf("Close: %v", left)
 			}
 			if took := time.Since(began); took != 3*time.Second {
 				t.Errorf("Close took %v", took)
@@ -447,10 +448,102 @@ func TestProducerClose(t *testing.T) {
 		if err := p.Produce(t.Context(), message("orders", "c")); !errors.Is(err, kafkax.ErrProducerClosed) {
 			t.Errorf("after Close: %v", err)
 		}
-		if err := p.Close(t.Context()); err != nil {
+		if err := p.Close(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("closing again: %v", err)
 		}
 	})
+}
+
+// TestCloseWithoutPatience has a context that is over, and nothing to wait for.
+func TestCloseWithoutPatience(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, _ *testkit.KafkaServer, cluster kafkax.Cluster) {
+		p, err := kafkax.NewProducer(cluster, kafkax.ProducerConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Produce(t.Context(), message("orders", "a")); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := p.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// stuckSpool keeps messages when it is told to.
+type stuckSpool struct {
+	memorySpool
+	stuck <-chan struct{}
+}
+
+func (s *stuckSpool) Append(ctx context.Context, messages ...holdfast.Message) error {
+	<-s.stuck
+	return s.memorySpool.Append(ctx, messages...)
+}
+
+// TestCloseWhileOthersBlock has code of the caller's that does not return. Close does, whoever else closes meanwhile.
+func TestCloseWhileOthersBlock(t *testing.T) {
+	for name, arrange := range map[string]func(stuck <-chan struct{}, cluster *kafkax.Cluster, cfg *kafkax.ProducerConfig, circuit *breaker.Config){
+		"a function given to ProduceAsync": func(<-chan struct{}, *kafkax.Cluster, *kafkax.ProducerConfig, *breaker.Config) {},
+		"the spool": func(stuck <-chan struct{}, cluster *kafkax.Cluster, cfg *kafkax.ProducerConfig, _ *breaker.Config) {
+			cfg.Spool = &stuckSpool{stuck: stuck}
+			cluster.Dial = new(testkit.Network).Dial
+		},
+		"the way to a broker": func(stuck <-chan struct{}, cluster *kafkax.Cluster, _ *kafkax.ProducerConfig, _ *breaker.Config) {
+			cluster.Dial = func(context.Context, string, string) (net.Conn, error) {
+				<-stuck
+				return nil, errors.New("at last")
+			}
+		},
+		"a listener of the circuit": func(stuck <-chan struct{}, cluster *kafkax.Cluster, _ *kafkax.ProducerConfig, circuit *breaker.Config) {
+			circuit.OnStateChange = func(string, breaker.State, breaker.State) { <-stuck }
+			cluster.Dial = new(testkit.Network).Dial
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, _ *testkit.KafkaServer, cluster kafkax.Cluster) {
+				stuck := make(chan struct{})
+				var cfg kafkax.ProducerConfig
+				circuit := kafkax.BreakerConfig("test")
+				arrange(stuck, &cluster, &cfg, &circuit)
+				var err error
+				if cfg.Breaker, err = breaker.New(circuit); err != nil {
+					t.Fatal(err)
+				}
+				p, err := kafkax.NewProducer(cluster, cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var calls sync.WaitGroup
+				calls.Go(func() {
+					_ = p.ProduceAsync(t.Context(), message("orders", "a"), func(error) { <-stuck })
+				})
+				time.Sleep(20 * time.Second)
+				began := time.Now()
+				for i, patience := range []time.Duration{3 * time.Second, time.Second, time.Hour, 2 * time.Second} {
+					ctx, cancel := context.WithTimeout(t.Context(), patience)
+					calls.Go(func() {
+						defer cancel()
+						err := p.Close(ctx)
+						took := time.Since(began)
+						left, ended := errors.AsType[*kafkax.CloseError](err)
+						switch {
+						case i%2 == 0 && (!ended || !left.Running || !errors.Is(err, context.DeadlineExceeded) || took != 4*time.Second):
+							t.Errorf("Close %d: %v after %v", i, err, took)
+						case i%2 != 0 && (ended || !errors.Is(err, context.DeadlineExceeded) || took != patience):
+							t.Errorf("Close %d, which is not the first, and has less patience: %v after %v", i, err, took)
+						}
+					})
+					synctest.Wait()
+				}
+				time.Sleep(time.Minute)
+				close(stuck) // The bubble ends if nothing is left then.
+				calls.Wait()
+			})
+		})
+	}
 }
 
 // TestLoad has many more calls than MaxRequests meet brokers that hang. The circuit opens, and those that wait for their
@@ -584,16 +677,6 @@ func TestRefusedTopicBarsCall(t *testing.T) {
 		}
 		if err := p.Close(t.Context()); err != nil {
 			t.Error(err)
-		}
-	})
-}
-
-// TestTopicNameTooLong opens no circuit for the others.
-func TestTopicNameTooLong(t *testing.T) {
-	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, kafkax.ProducerConfig{}, func(t *testing.T, _ *testkit.KafkaServer, p *kafkax.Producer) {
-		failed := failure(t, p.Produce(t.Context(), message(strings.Repeat("x", 40_000), "a"), message("orders", "b")))
-		if !failed.Permanent() || !errors.Is(failed, kafka.InvalidTopic) || !slices.Equal(failed.Indexes(), []int{0}) || p.IsOpen() {
-			t.Errorf("failed %v, open %t", failed.Indexes(), p.IsOpen())
 		}
 	})
 }

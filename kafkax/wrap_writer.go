@@ -88,6 +88,10 @@ func WrapWriter(w *kafka.Writer, cfg WriterConfig) (*Writer, error) {
 func (w *Writer) WriteMessages(ctx context.Context, messages ...kafka.Message) error {
 	a := attempts{topic: w.writer.Topic, messages: messages, failed: make(map[int]ProduceFailure)}
 	for i := range messages {
+		if err := checkTopicName(cmp.Or(messages[i].Topic, w.writer.Topic)); err != nil {
+			a.failed[i] = a.describe(i, err)
+			continue
+		}
 		a.left = append(a.left, i)
 	}
 	err := retry.DoThrough(ctx, w.breaker, w.retry, func(ctx context.Context) error { return a.try(ctx, w.writer) })

@@ -61,6 +61,16 @@ func TestWrapWriter(t *testing.T) {
 		if !slices.Equal(failed.Indexes(), []int{1}) || !failed.Permanent() || failed.Ambiguous() || failed.Failures[0].Topic != "orders" {
 			t.Errorf("got %+v", failed.Failures)
 		}
+		unnamed := &kafka.Writer{Addr: inner.Addr, Transport: transport, RequiredAcks: kafka.RequireAll, BatchTimeout: 1}
+		defer unnamed.Close()
+		anywhere, err := kafkax.WrapWriter(unnamed, kafkax.WriterConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		failed = failure(t, anywhere.WriteMessages(t.Context(), kafka.Message{Topic: "a b"}, value("no topic")))
+		if !slices.Equal(failed.Indexes(), []int{0, 1}) || !failed.Permanent() || !errors.Is(failed, kafka.InvalidTopic) {
+			t.Errorf("got %+v", failed.Failures)
+		}
 		remove := server.Inject(testkit.Fault{API: testkit.APIProduce, Cut: true, Times: -1})
 		failed = failure(t, w.WriteMessages(t.Context(), value("d")))
 		if !failed.Ambiguous() || failed.Permanent() {

@@ -39,14 +39,18 @@ type writer struct {
 }
 
 func newWriter(r *route, partition int) *writer {
-	return &writer{producer: r.producer, route: r, at: place{r.topic, partition}, closed: r.producer.open.Err() != nil}
+	return &writer{
+		producer: r.producer, route: r, at: place{r.topic, partition}, closed: r.producer.open.Err() != nil,
+		identity: r.producer.identities.last(),
+	}
 }
 
-// add puts messages into the queue: those that entries are of, by their index. It returns false when it is closed.
+// add puts messages into the queue: those that entries are of, by their index. It returns false when it is closed, or its
+// route is forgotten.
 func (w *writer) add(messages []holdfast.Message, entries []entry) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed {
+	if w.closed || !w.running && !w.route.enter() {
 		return false
 	}
 	for _, e := range entries {
@@ -91,6 +95,7 @@ func (w *writer) next() *batch {
 	defer w.mu.Unlock()
 	if len(w.queue) == 0 {
 		w.running = false
+		w.route.leave()
 		return nil
 	}
 	b := w.queue[0]
