@@ -37,7 +37,9 @@ type PartitionStats struct {
 	End        int64 // The high watermark as last seen, -1 before the first answer.
 	Lag        int64 // End minus Committed, or minus Position where nothing is committed yet. -1 while End is unknown.
 	Prefetched int64 // Bytes that wait for the handler.
+	FetchError error // Why nothing can be fetched at present, such as a batch with a wrong checksum. It is tried for ever.
 
+	FetchesFailed   uint64 // Attempts to fetch that failed.
 	Commits         uint64 // As in GroupStats, of this partition alone, and so the next ones.
 	CommitsFenced   uint64
 	LateCompletions uint64

@@ -27,6 +27,8 @@ type claim struct {
 	next  int64 // What is fetched next, prefetched messages left out. -1 before open.
 	asked int64 // What Commit was asked for, or has left in an earlier generation. -1 for nothing.
 
+	failure error // Why nothing can be fetched, nil when it can.
+
 	answers chan wire.Answer // Not buffered: what is fetched and not handed over waits in fetcher.run.
 	hungry  chan struct{}    // Fetch offers a token while it has nothing to hand out.
 	reader  *wire.Reader     // Fetch's: the answer that it hands out, a few messages at a time.
@@ -159,6 +161,21 @@ func (c *claim) take(messages []holdfast.Message, next int64) {
 	} else if c.asked == c.tail {
 		c.committer.commit(c.slot, c.next)
 	}
+}
+
+// fetchFailed notes why nothing can be fetched.
+func (c *claim) fetchFailed(err error) {
+	c.slot.counts.fetchesFailed.Add(1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failure = err
+}
+
+// fetched notes that something can be.
+func (c *claim) fetched() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failure = nil
 }
 
 // revoke begins the drain.

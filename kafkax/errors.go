@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
+
+	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
 )
 
 var (
@@ -17,6 +19,17 @@ var (
 	// ErrDrainTimeout is the cause with which a handler's context ends when ConsumerConfig.DrainTimeout is spent.
 	// Consume returns it, wrapped, when that happens on the way out.
 	ErrDrainTimeout = errors.New("kafkax: drain timeout")
+
+	// ErrCorruptBatch is in the chain of a *RecordBatchError whose bytes are not what they should be. Where the checksum is
+	// wrong, it may be the network's doing, or a broker's disk, which another replica makes good: the fetch is tried again
+	// for ever, and PartitionStats.FetchError says so.
+	ErrCorruptBatch = wire.ErrCorrupt
+
+	// ErrOldBatch is in the chain of a *RecordBatchError of a log that was written before Kafka 0.11.
+	ErrOldBatch = wire.ErrOldFormat
+
+	// ErrLargeBatch is in the chain of a *RecordBatchError of a batch beyond ConsumerConfig.BatchBytes.
+	ErrLargeBatch = wire.ErrTooLarge
 
 	errReturned = errors.New("kafkax: the claim's handler has returned")
 	errGone     = errors.New("it ended its goroutine")
@@ -56,6 +69,11 @@ func (e *OffsetOutOfRangeError) Error() string {
 
 // Unwrap returns Kafka's own error.
 func (e *OffsetOutOfRangeError) Unwrap() error { return kafka.OffsetOutOfRange }
+
+// RecordBatchError says which batch of a partition's log could not be decoded, and why. Its fields are Topic, Partition,
+// Offset (the batch's first, or the one asked for if its header could not be read) and Err, in whose chain is one of
+// ErrCorruptBatch, ErrOldBatch and ErrLargeBatch. Fetch, Consume and Admin.Scan return it.
+type RecordBatchError = wire.BatchError
 
 // isFencing asks whether a coordinator's answer means that the generation is over for this member. RebalanceInProgress
 // is one of them for a commit, as the coordinator answers so only when the next generation has been decided; for a

@@ -47,6 +47,7 @@ func (f *fetcher) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // The claim is over, whatever the fetch met.
 		}
+		f.claim.fetchFailed(err)
 		if lasts(err) {
 			if f.claim.awaitHunger(ctx) != nil {
 				return nil //nolint:nilerr // The claim is over.
@@ -66,7 +67,7 @@ func (f *fetcher) run(ctx context.Context) error {
 // be read.
 func lasts(err error) bool {
 	_, ok := errors.AsType[*OffsetOutOfRangeError](err)
-	return ok || isRefusal(err) || errors.Is(err, errShrunk) || errors.Is(err, wire.ErrOldFormat) || errors.Is(err, wire.ErrTooLarge)
+	return ok || isRefusal(err) || errors.Is(err, errShrunk) || errors.Is(err, ErrOldBatch) || errors.Is(err, ErrLargeBatch)
 }
 
 // session fetches over one connection until it fails. The circuit is asked for the connection, and hears whether its first
@@ -104,10 +105,14 @@ func (f *fetcher) session(ctx context.Context, t *trouble) (err error) {
 	for {
 		answer, err := conn.Receive(ctx)
 		if err != nil {
+			if answer.HighWatermark > 0 { // So that the lag of a partition with a bad batch grows.
+				f.claim.end.Store(answer.HighWatermark)
+			}
 			return err
 		}
 		permit.Done(nil)
 		if n := t.over(); n > 0 {
+			f.claim.fetched()
 			f.log.LogAttrs(ctx, slog.LevelInfo, "fetching again", slog.Int("failures", n))
 		}
 		f.claim.end.Store(answer.HighWatermark)
@@ -127,7 +132,7 @@ func (f *fetcher) session(ctx context.Context, t *trouble) (err error) {
 // isAnswer tells what a broker said from it having said nothing. A failed login is not to be believed, see isRefusal.
 func isAnswer(err error) bool {
 	_, code := errors.AsType[kafka.Error](err)
-	_, batch := errors.AsType[*wire.BatchError](err)
+	_, batch := errors.AsType[*RecordBatchError](err)
 	return (code || batch) && !errors.Is(err, kafka.SASLAuthenticationFailed)
 }
 

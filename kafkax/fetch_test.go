@@ -2,10 +2,16 @@ package kafkax_test
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
@@ -115,6 +121,68 @@ func TestFetchMessages(t *testing.T) {
 		until(t, "committed", func() bool { return committed(server) == 100 })
 		if n := seen.distinct(); n != 100 {
 			t.Errorf("%d messages read", n)
+		}
+		r.stop(t)
+	})
+}
+
+// garbledConn flips a bit of each answer with messages, for as long as on says.
+type garbledConn struct {
+	net.Conn
+	on *atomic.Bool
+	// Whether the last request was a Fetch.
+	fetching atomic.Bool
+}
+
+func (c *garbledConn) Write(b []byte) (int, error) {
+	c.fetching.Store(len(b) > 6 && binary.BigEndian.Uint16(b[4:]) == uint16(protocol.Fetch))
+	return c.Conn.Write(b)
+}
+
+func (c *garbledConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 100 && c.fetching.Load() && c.on.Load() { // An answer without messages is shorter.
+		b[n-1] ^= 1
+	}
+	return n, err
+}
+
+// TestCorruptBatch has what is fetched of a partition come with wrong checksums for a while. It is told once, shows in
+// the statistics for as long as it lasts, and is tried until it is right.
+func TestCorruptBatch(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		var garbled atomic.Bool
+		well := cluster.Dial
+		cluster.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := well(ctx, network, addr)
+			return &garbledConn{Conn: conn, on: &garbled}, err
+		}
+		fill(t, server, "orders", 1, 10)
+		book := newLogbook(t)
+		var seen ledger
+		r := start(t, cluster, kafkax.ConsumerConfig{Logger: slog.New(book)}, seen.handle)
+		until(t, "all read", func() bool { return seen.distinct() == 10 })
+		if p := r.group().Partitions[0]; p.FetchError != nil || p.FetchesFailed != 0 {
+			t.Errorf("at first: %+v", p)
+		}
+		garbled.Store(true)
+		fill(t, server, "orders", 1, 10)
+		time.Sleep(time.Minute)
+		p := r.group().Partitions[0]
+		var batch *kafkax.RecordBatchError
+		if !errors.As(p.FetchError, &batch) || !errors.Is(p.FetchError, kafkax.ErrCorruptBatch) || batch.Topic != "orders" || batch.Offset != 10 {
+			t.Errorf("FetchError = %v", p.FetchError)
+		}
+		if p.FetchesFailed < 20 || p.Lag != 10 || p.Position != 10 {
+			t.Errorf("after a minute: %+v", p)
+		}
+		if n := book.count("fetch failed, trying again"); n != 1 {
+			t.Errorf("told %d times", n)
+		}
+		garbled.Store(false)
+		until(t, "all read", func() bool { return seen.distinct() == 20 })
+		if now := r.group().Partitions[0]; now.FetchError != nil || now.FetchesFailed < p.FetchesFailed {
+			t.Errorf("in the end: %+v", now)
 		}
 		r.stop(t)
 	})

@@ -119,7 +119,7 @@ func (s *scan) run(ctx context.Context, found chan<- []holdfast.Message) error {
 			continue
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case !isPassing(err), errors.Is(err, wire.ErrOldFormat), errors.Is(err, wire.ErrTooLarge):
+		case !isPassing(err), errors.Is(err, ErrOldBatch), errors.Is(err, ErrLargeBatch):
 			return fmt.Errorf("kafkax: scan of %s/%d: %w", s.topic, s.partition, err)
 		}
 		t.failed()

@@ -21,8 +21,8 @@ type (
 
 // partitionCounts is what is counted of one partition, over all its claims.
 type partitionCounts struct {
-	commits, commitsFenced, late atomic.Uint64
-	lastDrain                    atomic.Int64 // A time.Duration.
+	commits, commitsFenced, late, fetchesFailed atomic.Uint64
+	lastDrain                                   atomic.Int64 // A time.Duration.
 }
 
 type groupCounts struct {
@@ -121,12 +121,13 @@ func (s *groupStats) snapshot() GroupStats {
 
 func (c *claim) snapshot() PartitionStats {
 	c.mu.Lock()
-	next := c.next
+	next, failure := c.next, c.failure
 	c.mu.Unlock()
 	p := PartitionStats{
 		Topic: c.topic, Partition: c.partition,
 		Committed: c.committer.committed(c.slot), Position: next,
-		End: c.end.Load(), Lag: -1, Prefetched: c.prefetched.Load(),
+		End: c.end.Load(), Lag: -1, Prefetched: c.prefetched.Load(), FetchError: failure,
+		FetchesFailed:   c.slot.counts.fetchesFailed.Load(),
 		Commits:         c.slot.counts.commits.Load(),
 		CommitsFenced:   c.slot.counts.commitsFenced.Load(),
 		LateCompletions: c.slot.counts.late.Load(),

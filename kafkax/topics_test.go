@@ -261,7 +261,7 @@ func TestInflation(t *testing.T) {
 		r.stop(t)
 
 		cfg.Group, cfg.BatchBytes = "other", 800_000
-		if err := <-start(t, cluster, cfg, new(ledger).handle).done; err == nil || !strings.Contains(err.Error(), "orders/0") {
+		if err := <-start(t, cluster, cfg, new(ledger).handle).done; !errors.Is(err, kafkax.ErrLargeBatch) || !strings.Contains(err.Error(), "orders/0") {
 			t.Errorf("Consume: got %v", err)
 		}
 	})
@@ -282,7 +282,7 @@ func TestLargerThanBatchBytes(t *testing.T) {
 		r := start(t, cluster, cfg, seen.handle)
 		select {
 		case err := <-r.done:
-			if err == nil || !strings.Contains(err.Error(), "orders/0") {
+			if !errors.Is(err, kafkax.ErrLargeBatch) || !strings.Contains(err.Error(), "orders/0") {
 				t.Errorf("Consume: got %v", err)
 			}
 		case <-time.After(time.Minute):

@@ -12,6 +12,7 @@ import (
 type consumerDescs struct {
 	generation, generations, failed, outOfRange, passedOver, drain, drainTimeouts *prometheus.Desc
 	lag, committed, position, prefetched, commits, fenced, late                   *prometheus.Desc
+	failing, fetchesFailed                                                        *prometheus.Desc
 }
 
 func newConsumerDescs(desc func(subsystem, name, help string, labels ...string) *prometheus.Desc) consumerDescs {
@@ -26,13 +27,15 @@ func newConsumerDescs(desc func(subsystem, name, help string, labels ...string) 
 		drain:         desc("consumer", "last_drain_seconds", "Time the last drain took.", group...),
 		drainTimeouts: desc("consumer", "drain_timeouts_total", "Drains that took longer than they may.", group...),
 
-		lag:        desc("consumer", "partition_lag", "Messages between what is committed and the end of the partition.", partition...),
-		committed:  desc("consumer", "partition_committed_offset", "What the group has committed.", partition...),
-		position:   desc("consumer", "partition_position_offset", "What is handed out next.", partition...),
-		prefetched: desc("consumer", "partition_prefetched_bytes", "Bytes fetched and not handed out.", partition...),
-		commits:    desc("consumer", "partition_commits_total", "Commits accepted by the coordinator.", partition...),
-		fenced:     desc("consumer", "partition_commits_fenced_total", "Commits refused because the generation was over.", partition...),
-		late:       desc("consumer", "partition_late_completions_total", "Commits dropped because the claim was gone.", partition...),
+		lag:           desc("consumer", "partition_lag", "Messages between what is committed and the end of the partition.", partition...),
+		committed:     desc("consumer", "partition_committed_offset", "What the group has committed.", partition...),
+		position:      desc("consumer", "partition_position_offset", "What is handed out next.", partition...),
+		prefetched:    desc("consumer", "partition_prefetched_bytes", "Bytes fetched and not handed out.", partition...),
+		failing:       desc("consumer", "partition_fetch_failing", "1 while nothing can be fetched of the partition, else 0.", partition...),
+		commits:       desc("consumer", "partition_commits_total", "Commits accepted by the coordinator.", partition...),
+		fenced:        desc("consumer", "partition_commits_fenced_total", "Commits refused because the generation was over.", partition...),
+		fetchesFailed: desc("consumer", "partition_fetches_failed_total", "Attempts to fetch that failed.", partition...),
+		late:          desc("consumer", "partition_late_completions_total", "Commits dropped because the claim was gone.", partition...),
 	}
 }
 
@@ -56,6 +59,12 @@ func (d consumerDescs) collect(out chan<- prometheus.Metric, name string, s hold
 			}
 			out <- gauge(d.position, float64(p.Position), labels...)
 			out <- gauge(d.prefetched, float64(p.Prefetched), labels...)
+			failing := 0.0
+			if p.FetchError != nil {
+				failing = 1
+			}
+			out <- gauge(d.failing, failing, labels...)
+			out <- counter(d.fetchesFailed, p.FetchesFailed, labels...)
 			out <- counter(d.commits, p.Commits, labels...)
 			out <- counter(d.fenced, p.CommitsFenced, labels...)
 			out <- counter(d.late, p.LateCompletions, labels...)

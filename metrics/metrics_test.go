@@ -144,7 +144,7 @@ func TestConsumers(t *testing.T) {
 	orders := consumerStats{Groups: []holdfast.GroupStats{{
 		Group: "orders", Generation: 3, Generations: 7, CommitsFailed: 2, OutOfRange: 1, PassedOver: 40, LastDrain: 1500 * time.Millisecond, DrainTimeouts: 4,
 		Partitions: []holdfast.PartitionStats{
-			{Topic: "orders", Partition: 0, Committed: 100, Position: 110, End: 130, Lag: 30, Prefetched: 512, Commits: 9, CommitsFenced: 6, LateCompletions: 5},
+			{Topic: "orders", Partition: 0, Committed: 100, Position: 110, End: 130, Lag: 30, Prefetched: 512, FetchError: errors.New("garbled"), FetchesFailed: 11, Commits: 9, CommitsFenced: 6, LateCompletions: 5},
 			{Topic: "orders", Partition: 1, Committed: -1, Position: 8, End: -1, Lag: -1}, // Nothing is known yet.
 		},
 	}}}
@@ -161,6 +161,7 @@ func TestConsumers(t *testing.T) {
 		group("passed_over_total"): 40, group("last_drain_seconds"): 1.5, group("drain_timeouts_total"): 4,
 		of("lag", "0"): 30, of("committed_offset", "0"): 100, of("position_offset", "0"): 110, of("prefetched_bytes", "0"): 512,
 		of("commits_total", "0"): 9, of("commits_fenced_total", "0"): 6, of("late_completions_total", "0"): 5,
+		of("fetch_failing", "0"): 1, of("fetches_failed_total", "0"): 11, of("fetch_failing", "1"): 0, of("fetches_failed_total", "1"): 0,
 		of("position_offset", "1"): 8, of("prefetched_bytes", "1"): 0,
 		of("commits_total", "1"): 0, of("commits_fenced_total", "1"): 0, of("late_completions_total", "1"): 0,
 	}

@@ -29,7 +29,7 @@ type BatchError struct {
 
 // Error names the batch and what is wrong with it.
 func (e *BatchError) Error() string {
-	return fmt.Sprintf("wire: %s/%d: batch at offset %d: %v", e.Topic, e.Partition, e.Offset, e.Err)
+	return fmt.Sprintf("kafkax: %s/%d: batch at offset %d: %v", e.Topic, e.Partition, e.Offset, e.Err)
 }
 
 // Unwrap gives what is wrong: one of ErrCorrupt, ErrOldFormat and ErrTooLarge is in its chain.
