@@ -57,10 +57,10 @@ func waits(ctx context.Context, err error) bool {
 // staysUnsure tells whether an item that was or was not ambiguous is so after an attempt that ended with err. Only a
 // verdict about the item itself settles it: success, or Permanent.
 func staysUnsure(was bool, err error) bool {
-	if holdfast.IsAmbiguous(err) {
-		return true
+	if err == nil {
+		return false
 	}
-	return was && err != nil && (!holdfast.IsPermanent(err) || holdfast.IsHold(err))
+	return holdfast.IsAmbiguous(err) || (was && (!holdfast.IsPermanent(err) || holdfast.IsHold(err)))
 }
 
 // itemFailure is what it means that a sink refused one item.

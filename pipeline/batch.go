@@ -153,12 +153,18 @@ func sizeOf(m *holdfast.Message) int {
 
 // settleMarks settles messages, a run of one claim's at a time.
 func settleMarks(marks []mark) {
-	var numbers []int
-	for i, m := range marks {
-		numbers = append(numbers, m.n)
-		if i == len(marks)-1 || marks[i+1].claim != m.claim {
-			m.claim.settle(numbers...)
-			numbers = numbers[:0]
-		}
+	for len(marks) > 0 {
+		n := runOf(marks)
+		marks[0].claim.settle(marks[:n]...)
+		marks = marks[n:]
 	}
+}
+
+// runOf is how many of the first marks are of one claim.
+func runOf(marks []mark) int {
+	n := slices.IndexFunc(marks, func(m mark) bool { return m.claim != marks[0].claim })
+	if n < 0 {
+		return len(marks)
+	}
+	return n
 }

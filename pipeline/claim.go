@@ -65,7 +65,9 @@ func serve[T any](ctx context.Context, e *engine, source holdfast.Claim, run cal
 
 	ls := openLanes(ctx, c, run, o)
 	e.tell(Event{Kind: Claimed, Topic: c.topic, Partition: c.partition, Offset: c.next})
-	err := consume(ctx, c, ls, o)
+	var err error
+	var in intake
+	outlast(func() { err = consume(ctx, c, ls, o, &in) })
 	closeDown()
 	ls.close(ctx)
 	left := c.drain(ctx, o.flush)
@@ -77,9 +79,37 @@ func serve[T any](ctx context.Context, e *engine, source holdfast.Claim, run cal
 	return errors.Join(left, err)
 }
 
-// consume fetches messages and takes them to their lanes until the claim's drain begins.
-func consume[T any](ctx context.Context, c *claim, ls *lanes[T], o *outlet[T]) error {
+// intake is what is fetched of a claim and not taken to a lane yet.
+type intake struct {
+	messages []holdfast.Message
+	fetched  int64
+	fetch    *fetch
+}
+
+// consume fetches messages and takes them to their lanes until the claim's drain begins. What is between the two is kept in
+// in, so that consume can begin anew when a stage has ended the goroutine.
+func consume[T any](ctx context.Context, c *claim, ls *lanes[T], o *outlet[T], in *intake) error {
 	for {
+		for len(in.messages) > 0 {
+			m := &in.messages[0]
+			n, ok := c.tryTake(m.ClaimOffset(), in.fetched)
+			if !ok {
+				if err := ls.idle(ctx); err != nil {
+					return err
+				}
+				var err error
+				if n, err = c.take(m.ClaimOffset(), in.fetched); err != nil {
+					return err
+				}
+			}
+			in.messages = in.messages[1:]
+			if err := ls.take(ctx, flight{message: m, n: n, fetch: in.fetch}); err != nil {
+				return err
+			}
+		}
+		if err := ls.idle(ctx); err != nil {
+			return err
+		}
 		if c.home && o.gate.isOpen() {
 			select {
 			case <-o.gate.ready():
@@ -87,34 +117,17 @@ func consume[T any](ctx context.Context, c *claim, ls *lanes[T], o *outlet[T]) e
 				return errStopped
 			}
 		}
+		in.messages = nil
 		messages, err := c.source.Fetch(ctx)
 		if err != nil {
 			return err
 		}
-		now, f := c.engine.now(), &fetch{}
 		size := 0
 		for i := range messages {
 			size += sizeOf(&messages[i])
 		}
-		f.uncharged.Store(int64(size))
-		for i := range messages {
-			offset := messages[i].ClaimOffset()
-			n, ok := c.tryTake(offset, now)
-			if !ok {
-				if err := ls.idle(ctx); err != nil {
-					return err
-				}
-				if n, err = c.take(offset, now); err != nil {
-					return err
-				}
-			}
-			if err := ls.take(ctx, flight{message: &messages[i], n: n, fetch: f}); err != nil {
-				return err
-			}
-		}
-		if err := ls.idle(ctx); err != nil {
-			return err
-		}
+		*in = intake{messages: messages, fetched: c.engine.now(), fetch: &fetch{}}
+		in.fetch.uncharged.Store(int64(size))
 	}
 }
 
@@ -174,21 +187,21 @@ func (c *claim) expect(n, values int) {
 	c.tracker.expect(n, values)
 }
 
-// settle settles a value of each of the messages, and commits as far as all are settled. After the claim is released it
+// settle settles a value of each of its messages, and commits as far as all are settled. After the claim is released it
 // does nothing.
-func (c *claim) settle(numbers ...int) {
+func (c *claim) settle(marks ...mark) {
 	c.mu.Lock()
 	if c.released && !mutant.Is("3 a claim that is released goes on committing") {
 		c.mu.Unlock()
-		c.engine.counts.late.Add(uint64(len(numbers)))
+		c.engine.counts.late.Add(uint64(len(marks)))
 		return
 	}
 	moved := false
-	for _, n := range numbers {
+	for _, m := range marks {
 		if mutant.Is("2 a message is committed before those that came earlier") {
-			c.next, moved = max(c.next, c.tracker.slot(n).offset+1), true
+			c.next, moved = max(c.next, c.tracker.slot(m.n).offset+1), true
 		}
-		if next, ok := c.tracker.settle(n); ok {
+		if next, ok := c.tracker.settle(m.n); ok {
 			c.next, moved = next, true
 		}
 	}
@@ -203,7 +216,7 @@ func (c *claim) settle(numbers ...int) {
 // handBack gives a message in flight up: whoever owns the partition next reads it again.
 func (c *claim) handBack(n int) {
 	if mutant.Is("drain: what waits is forgotten instead of handed back") {
-		c.settle(n)
+		c.settle(mark{c, n})
 		return
 	}
 	c.mu.Lock()

@@ -3,7 +3,6 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -58,16 +57,6 @@ func (e *engine) letter(m *holdfast.Message, f *failure) dlq.Letter {
 	return l
 }
 
-// errorText is what err says, or its type if it panics instead, as a nil pointer in an error may.
-func errorText(err error) (text string) {
-	defer func() {
-		if recover() != nil {
-			text = fmt.Sprintf("%T", err)
-		}
-	}()
-	return err.Error()
-}
-
 // bury writes letters once and settles their messages, a message only after its letter is acknowledged. It returns the
 // graves that are still open, and why.
 func (e *engine) bury(ctx context.Context, graves []grave) (left []grave, err error) {
@@ -79,7 +68,7 @@ func (e *engine) bury(ctx context.Context, graves []grave) (left []grave, err er
 			continue
 		}
 		e.counts.letter(g.letter.Reason)
-		g.claim.settle(slices.Repeat([]int{g.n}, g.values)...)
+		g.claim.settle(slices.Repeat([]mark{g.mark}, g.values)...)
 		if g.rejection != nil {
 			g.rejection.resolve(g.mark, false)
 		}
@@ -95,20 +84,15 @@ func (e *engine) bury(ctx context.Context, graves []grave) (left []grave, err er
 }
 
 // write hands letters to the dead-letter queue. A panic there leaves all of them unwritten.
-func (e *engine) write(ctx context.Context, graves []grave) (err error) {
+func (e *engine) write(ctx context.Context, graves []grave) error {
 	if e.cfg.DeadLetters == nil {
 		return errNoDeadLetters
 	}
-	defer func() {
-		if r := recover(); r != nil {
-			err = newPanicError(r)
-		}
-	}()
 	letters := make([]dlq.Letter, len(graves))
 	for i, g := range graves {
 		letters[i] = g.letter
 	}
-	return e.cfg.DeadLetters.Write(ctx, letters...)
+	return guarded(func() error { return e.cfg.DeadLetters.Write(ctx, letters...) })
 }
 
 // unwritten gives the indexes of the n letters that err, from DeadLetters.Write, leaves unwritten.

@@ -57,20 +57,18 @@ func asksToWait(err error) bool {
 }
 
 // one acts on an item. When any of the attempts may have done it, the error is ambiguous.
-func (fn each[T]) one(ctx context.Context, item holdfast.Item[T]) (err error) {
+func (fn each[T]) one(ctx context.Context, item holdfast.Item[T]) error {
 	ambiguous := false
-	defer func() {
-		if r := recover(); r != nil {
-			err = newPanicError(r)
-		}
-		if ambiguous {
-			err = holdfast.Ambiguous(err)
-		}
-	}()
 	policy := retry.Policy{Retryable: func(err error) bool { return !asksToWait(err) }}
-	return retry.Do(ctx, policy, func(ctx context.Context) error {
-		err := fn(ctx, item)
-		ambiguous = staysUnsure(ambiguous, err)
-		return err
+	err := guarded(func() error {
+		return retry.Do(ctx, policy, func(ctx context.Context) error {
+			err := fn(ctx, item)
+			ambiguous = staysUnsure(ambiguous, err)
+			return err
+		})
 	})
+	if ambiguous {
+		return holdfast.Ambiguous(err)
+	}
+	return err
 }

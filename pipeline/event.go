@@ -87,8 +87,8 @@ func (t *teller) line() (tell func(Event)) {
 	return func(e Event) {
 		e.At = at
 		t.await(mine)
-		defer t.pass() // Also when a listener ends the goroutine.
 		t.hand(e)
+		t.pass()
 	}
 }
 
@@ -108,10 +108,11 @@ func (t *teller) pass() {
 }
 
 func (t *teller) hand(e Event) {
-	defer func() {
-		if r := recover(); r != nil {
-			t.log.Error("pipeline listener panicked", slog.String("event", e.Kind.String()), slog.Any("panic", r))
-		}
-	}()
-	t.listen(e)
+	err := guarded(func() error {
+		t.listen(e)
+		return nil
+	})
+	if err != nil {
+		t.log.Error("pipeline listener panicked", slog.String("event", e.Kind.String()), slog.Any("err", err))
+	}
 }

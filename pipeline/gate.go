@@ -3,7 +3,6 @@ package pipeline
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"math"
 	"slices"
 	"sync"
@@ -44,16 +43,16 @@ func newGate(c circuit) *gate { return &gate{circuit: c, asked: make(chan struct
 func (g *gate) shown() bool { return g.circuit != nil }
 
 // isOpen asks the circuit. One that panics is not open: a call tells.
-func (g *gate) isOpen() (open bool) {
+func (g *gate) isOpen() bool {
 	if g.circuit == nil {
 		return false
 	}
-	defer func() {
-		if recover() != nil {
-			open = false
-		}
-	}()
-	return g.circuit.IsOpen()
+	open := false
+	err := guarded(func() error {
+		open = g.circuit.IsOpen()
+		return nil
+	})
+	return err == nil && open
 }
 
 // contested tells whether batches wait for their turn.
@@ -145,7 +144,7 @@ func (g *gate) run(ctx context.Context, then func()) {
 			return
 		case <-g.asked:
 		}
-		if g.wait(ctx) != nil {
+		if guarded(func() error { return g.circuit.WaitUntilReady(ctx) }) != nil {
 			sleep(ctx, maxProbeWait, nil, nil) // It cannot tell, so a call has to.
 		}
 		g.mu.Lock()
@@ -160,16 +159,6 @@ func (g *gate) run(ctx context.Context, then func()) {
 		}
 		g.mu.Unlock()
 	}
-}
-
-// wait waits until the circuit would admit a call. A panic is an error.
-func (g *gate) wait(ctx context.Context) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("pipeline: waiting for the sink's circuit: %w", newPanicError(r))
-		}
-	}()
-	return g.circuit.WaitUntilReady(ctx)
 }
 
 // sleep waits until d has passed, ctx ends, kick has a token, which it takes, or ready is closed.

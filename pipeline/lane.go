@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -21,6 +22,8 @@ type lane[T any] struct {
 	outlet  *outlet[T]
 	ordered bool        // False: its items may be in several batches at a time.
 	feed    chan flight // Nil when the claim's own goroutine brings the messages.
+
+	hand []passage[T] // What it has begun with, in order.
 
 	// rejected are messages that a stage's open circuit is to dead-letter, see settleRejected.
 	rejected  []flight
@@ -42,6 +45,14 @@ type flight struct {
 	message *holdfast.Message
 	n       int
 	fetch   *fetch
+}
+
+// passage is a message in a lane's hands, and what the stages made of it once it has been there.
+type passage[T any] struct {
+	flight
+	over bool
+	out  values[T]
+	err  error
 }
 
 // fetch is what one Fetch has returned.
@@ -80,7 +91,7 @@ func openLanes[T any](ctx context.Context, c *claim, run call[holdfast.Message, 
 	}
 	if cfg.Order != ByPartition {
 		for _, l := range ls.all {
-			ls.work.Go(func() { l.walkOn(ctx) })
+			ls.work.Go(func() { outlast(func() { l.walkOn(ctx) }) })
 		}
 	}
 	c.mu.Lock()
@@ -159,40 +170,72 @@ func (l *lane[T]) walkOn(ctx context.Context) {
 	}
 }
 
-// through takes one message through the stages and settles it, hands it on, or has a letter written. It returns
-// errStopped when the claim is drained first; the message is then handed back.
+// through takes one message through the stages, behind what the lane has in hand, and settles it, hands it on, or has a
+// letter written. It returns errStopped when the claim is drained first; the message is then handed back.
 func (l *lane[T]) through(ctx context.Context, f flight) error {
+	l.hand = append(l.hand, passage[T]{flight: f})
+	return l.work(ctx)
+}
+
+// work takes what the lane has in hand through the stages. Nothing of it is kept on the stack, so that work goes on with the
+// next message when one has ended the goroutine.
+func (l *lane[T]) work(ctx context.Context) error {
+	for len(l.hand) > 0 {
+		p := &l.hand[0]
+		if !p.over {
+			if l.claim.draining() {
+				return l.handBack()
+			}
+			l.runStages(ctx, p)
+		}
+		failed, _ := p.err.(*failure) //nolint:errorlint // It is never wrapped.
+		if failed != nil && failed.reason == dlq.CircuitOpen {
+			l.reject(p.flight, failed)
+			l.drop()
+			continue
+		}
+		if l.recall() {
+			continue
+		}
+		done := *p
+		l.drop()
+		if l.end(done, failed) != nil {
+			return l.handBack()
+		}
+	}
+	return nil
+}
+
+// drop lets go of the first message in hand.
+func (l *lane[T]) drop() { l.hand = slices.Delete(l.hand, 0, 1) }
+
+// handBack hands back all that the lane has in hand.
+func (l *lane[T]) handBack() error {
+	for _, p := range l.hand {
+		l.claim.handBack(p.n)
+	}
+	clear(l.hand)
+	l.hand = l.hand[:0]
+	return errStopped
+}
+
+// end is what follows for a message that has been through the stages.
+func (l *lane[T]) end(p passage[T], failed *failure) error {
 	c := l.claim
-	if c.draining() {
-		c.handBack(f.n)
-		return errStopped
-	}
-	l.n.Store(int64(f.n))
-	out, err := l.runStages(ctx, *f.message)
-	l.stage.Store(nil)
-	var failed *failure
-	if err != nil && errors.As(err, &failed) && failed.reason == dlq.CircuitOpen {
-		l.reject(f, failed)
-		return nil
-	}
-	if stopped := l.settleRejected(ctx); stopped != nil {
-		c.handBack(f.n)
-		return stopped
-	}
 	switch {
-	case err == nil:
-		return l.deliver(f, out)
-	case errors.Is(err, holdfast.ErrSkip):
-		l.skip(f)
+	case p.err == nil:
+		return l.deliver(p.flight, p.out)
+	case errors.Is(p.err, holdfast.ErrSkip):
+		l.skip(p.flight)
 		return nil
 	case failed != nil && mutant.Is("1 a failed message is settled without a letter"):
-		c.settle(f.n)
+		c.settle(mark{c, p.n})
 		return nil
 	case failed != nil:
-		c.bury(grave{mark: mark{claim: c, n: f.n}, letter: c.engine.letter(f.message, failed), values: 1})
-		return nil //nolint:nilerr // The letter tells of it.
+		c.bury(grave{mark: mark{claim: c, n: p.n}, letter: c.engine.letter(p.message, failed), values: 1})
+		return nil
 	}
-	c.handBack(f.n)
+	c.handBack(p.n)
 	return errStopped
 }
 
@@ -211,42 +254,64 @@ func (l *lane[T]) reject(f flight, why *failure) {
 // that cannot be written, or whose circuit has closed, are recalled and tried again first. It returns errStopped when the
 // claim is drained meanwhile; they are then handed back.
 func (l *lane[T]) settleRejected(ctx context.Context) error {
-	for len(l.rejected) > 0 {
-		if mutant.Is("9 what was rejected does not stop what comes after it") && l.rejection.isPending() {
+	for {
+		if err := l.work(ctx); err != nil {
+			return err
+		}
+		if !l.recall() {
 			return nil
 		}
-		<-l.rejection.over
-		recalled := l.rejection.recalls()
-		flights := l.rejected
-		l.rejected = nil
-		var stopped error
-		for _, f := range flights {
-			if _, again := recalled[mark{claim: l.claim, n: f.n}]; !again {
-				continue
-			}
-			if stopped != nil {
-				l.claim.handBack(f.n)
-				continue
-			}
-			stopped = l.through(ctx, f)
-		}
-		if stopped != nil {
-			return stopped
-		}
 	}
-	return nil
 }
 
-// runStages runs the stages with the context that the program makes for the message.
-func (l *lane[T]) runStages(ctx context.Context, m holdfast.Message) (values[T], error) {
-	if l.claim.engine.cfg.Context == nil {
-		return l.run(ctx, &l.walk, m)
+// recall waits for the letters of the rejected messages, and takes those that are recalled to hand, before all others. It
+// tells whether there were any.
+func (l *lane[T]) recall() bool {
+	if len(l.rejected) == 0 || (mutant.Is("9 what was rejected does not stop what comes after it") && l.rejection.isPending()) {
+		return false
 	}
-	traced, err := l.claim.engine.context(ctx, m)
-	if err != nil {
-		return values[T]{}, err
+	<-l.rejection.over
+	recalled := l.rejection.recalls()
+	var again []passage[T]
+	for _, f := range l.rejected {
+		if _, ok := recalled[mark{claim: l.claim, n: f.n}]; ok {
+			again = append(again, passage[T]{flight: f})
+		}
 	}
-	return l.run(traced, &l.walk, m)
+	l.rejected = nil
+	l.hand = slices.Insert(l.hand, 0, again...)
+	return len(again) > 0
+}
+
+// runStages runs the stages with the context that the program makes for the message. When they end the goroutine, that is
+// the message's failure.
+func (l *lane[T]) runStages(ctx context.Context, p *passage[T]) {
+	l.n.Store(int64(p.n))
+	p.over = true
+	returned := false
+	defer func() {
+		if !returned {
+			p.err = l.exited()
+		}
+		l.stage.Store(nil)
+	}()
+	if l.claim.engine.cfg.Context != nil {
+		ctx, p.err = l.claim.engine.context(ctx, *p.message)
+	}
+	if p.err == nil {
+		p.out, p.err = l.run(ctx, &l.walk, *p.message)
+	}
+	returned = true
+}
+
+// exited is the failure of the message at hand that its stage, or Config.Context, has ended the goroutine.
+func (l *lane[T]) exited() *failure {
+	f := &failure{reason: dlq.Panicked, stage: contextStage, err: newPanicError(errGoexit)}
+	if at := l.stage.Load(); at != nil {
+		f.stage, f.attempts = at.name, 1
+		l.claim.engine.troubles.clear(at.place(&l.walk), &l.walk)
+	}
+	return f
 }
 
 // deliver hands the values that the stages made of a message to the outlet.
@@ -281,5 +346,5 @@ func (l *lane[T]) add(f flight, index int, v T) error {
 
 func (l *lane[T]) skip(f flight) {
 	l.claim.engine.counts.skipped.Add(1)
-	l.claim.settle(f.n)
+	l.claim.settle(mark{l.claim, f.n})
 }

@@ -184,7 +184,7 @@ func (p *Pipeline) checkDeadLetters(ctx context.Context) {
 		sources = named.Topics()
 	}
 	for tries := 1; ctx.Err() == nil; tries++ {
-		err := check(ctx, queue, sources)
+		err := guarded(func() error { return queue.Check(ctx, sources...) })
 		if err == nil {
 			return
 		}
@@ -198,15 +198,6 @@ func (p *Pipeline) checkDeadLetters(ctx context.Context) {
 // checker is a dead-letter queue that can say beforehand whether letters can be written, as *dlq.Topic can.
 type checker interface {
 	Check(ctx context.Context, sources ...string) error
-}
-
-func check(ctx context.Context, queue checker, sources []string) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = newPanicError(r)
-		}
-	}()
-	return queue.Check(ctx, sources...)
 }
 
 // withCause derives from ctx a context that also ends when other does, with other's cause.

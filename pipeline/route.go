@@ -41,6 +41,8 @@ func (r *router[T]) validate() error {
 	return errors.Join(errs...)
 }
 
+var errNoSuchSink = errors.New("pipeline: Route has no sink of the picked name")
+
 // share is one sink's part of a batch.
 type share[T any] struct {
 	batch   holdfast.Batch[T]
@@ -72,34 +74,28 @@ func (r *router[T]) Write(ctx context.Context, b holdfast.Batch[T]) error {
 
 func (r *router[T]) divide(b holdfast.Batch[T], refused map[int]error) map[string]*share[T] {
 	shares := make(map[string]*share[T])
-	for i, item := range b.Items {
-		name, err := r.nameOf(item.Value)
-		if err != nil {
+	for i := 0; i < len(b.Items); i++ {
+		err := guarded(func() error {
+			for ; i < len(b.Items); i++ {
+				name := r.pick(b.Items[i].Value)
+				if r.sinks[name] == nil {
+					return holdfast.Permanent(errNoSuchSink)
+				}
+				s := shares[name]
+				if s == nil {
+					s = &share[T]{batch: holdfast.Batch[T]{Spans: b.Spans}}
+					shares[name] = s
+				}
+				s.batch.Items = append(s.batch.Items, b.Items[i])
+				s.indexes = append(s.indexes, i)
+			}
+			return nil
+		})
+		if err != nil { // Of the item that it had come to.
 			refused[i] = err
-			continue
 		}
-		s := shares[name]
-		if s == nil {
-			s = &share[T]{batch: holdfast.Batch[T]{Spans: b.Spans}}
-			shares[name] = s
-		}
-		s.batch.Items = append(s.batch.Items, item)
-		s.indexes = append(s.indexes, i)
 	}
 	return shares
-}
-
-func (r *router[T]) nameOf(v T) (name string, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = newPanicError(p)
-		}
-	}()
-	name = r.pick(v)
-	if r.sinks[name] == nil {
-		return "", holdfast.Permanent(errors.New("pipeline: Route has no sink of the picked name"))
-	}
-	return name, nil
 }
 
 // of is the error of the share's i-th item. A failure of the whole sink is no item's own.

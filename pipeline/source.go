@@ -43,13 +43,12 @@ type Sink[T any] interface {
 }
 
 // writeTo hands b to a sink. A panic there leaves unknown what is stored.
-func writeTo[T any](ctx context.Context, sink Sink[T], b holdfast.Batch[T]) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = holdfast.Ambiguous(newPanicError(r))
-		}
-	}()
-	return sink.Write(ctx, b)
+func writeTo[T any](ctx context.Context, sink Sink[T], b holdfast.Batch[T]) error {
+	err := guarded(func() error { return sink.Write(ctx, b) })
+	if _, panicked := err.(*PanicError); panicked { //nolint:errorlint // One further in is an item's.
+		return holdfast.Ambiguous(err)
+	}
+	return err
 }
 
 // wantsOneSpan asks a sink whether a batch should hold messages of one partition only.

@@ -98,11 +98,11 @@ func newStage[A, B any](name string, fn func(context.Context, A) (values[B], err
 		s.faults = append(s.faults, fmt.Errorf("pipeline: stage %q: %w", name, err))
 	}
 	s.bind = func(e *engine) call[A, B] {
-		step := &step{name: name, breaker: cfg.Breaker, retry: cfg.Retry, timeout: cfg.Timeout}
+		step := newStep(name, cfg)
 		return func(ctx context.Context, w *walk, in A) (values[B], error) {
 			w.stage.Store(step)
 			for t := (trial{}); ; {
-				out, err := try(ctx, step, fn, w, in)
+				out, err := try(ctx, step, fn, w, &t, in)
 				if err = step.next(ctx, w, &t, err); err == errAgain { //nolint:errorlint // It is never wrapped.
 					continue
 				}
@@ -159,8 +159,8 @@ func onEach[B, C any](ctx context.Context, w *walk, in []B, run call[B, C]) (val
 // try calls fn through the step's circuit, as often as its policy says, until the claim's drain begins. A panic is
 // returned as a *PanicError, after the circuit has counted it. A skipped message is a success to the circuit. When any of
 // the attempts may have done the work, and none has settled since whether one did, the error is ambiguous.
-func try[A, B any](ctx context.Context, s *step, fn func(context.Context, A) (B, error), w *walk, in A) (out B, err error) {
-	skip, ambiguous := false, false
+func try[A, B any](ctx context.Context, s *step, fn func(context.Context, A) (B, error), w *walk, t *trial, in A) (out B, err error) {
+	skip, ambiguous, made := false, false, false
 	defer func() {
 		if r := recover(); r != nil {
 			err = newPanicError(r)
@@ -171,20 +171,45 @@ func try[A, B any](ctx context.Context, s *step, fn func(context.Context, A) (B,
 			err = holdfast.Ambiguous(err)
 		}
 	}()
+	judge := func(err error) error {
+		ambiguous = staysUnsure(ambiguous, err)
+		skip = errors.Is(err, holdfast.ErrSkip)
+		if skip {
+			return nil
+		}
+		return vetted(err)
+	}
+	if s.plain && !t.called {
+		t.called, made = true, true
+		if out, err = fn(ctx, in); err == nil {
+			return out, nil
+		}
+		if w.claim.draining() { // As retry says it: there is no time for another.
+			return out, &retry.Error{Attempts: 1, Err: judge(err), Stop: context.Canceled}
+		}
+	}
 	// Retries wait no longer than the claim is open; what runs is not cut short by it.
 	return retry.DoValueThrough(w.claim.open, s.breaker, s.retry, func(context.Context) (B, error) { //nolint:contextcheck // See above.
-		ctx := ctx
-		if s.timeout > 0 {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, s.timeout)
-			defer cancel()
+		v, err := out, err
+		if !made {
+			v, err = attempt(ctx, s, fn, t, in)
 		}
-		v, err := fn(ctx, in)
-		if errors.Is(err, holdfast.ErrSkip) {
-			skip = true
-			return v, nil
-		}
-		ambiguous = staysUnsure(ambiguous, err)
-		return v, err
+		made = false
+		return v, judge(err)
 	})
+}
+
+// attempt calls fn once. A message's first call is made by the lane's goroutine, as nearly all are the only ones: should it
+// end that, the lane sees to it. What is known of the message by then must not be lost so, and the others are guarded.
+func attempt[A, B any](ctx context.Context, s *step, fn func(context.Context, A) (B, error), t *trial, in A) (B, error) {
+	if s.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.timeout)
+		defer cancel()
+	}
+	if t.called {
+		return guardedValue(ctx, fn, in)
+	}
+	t.called = true
+	return fn(ctx, in)
 }

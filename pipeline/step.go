@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"time"
 
 	"github.com/holdfast-io/holdfast"
@@ -26,11 +25,20 @@ type step struct {
 	breaker *breaker.Breaker
 	retry   retry.Policy
 	timeout time.Duration
+	plain   bool // Nobody asks about a call that succeeds: no circuit, no limit, no listener.
 	outage  outage
+}
+
+func newStep(name string, cfg StageConfig) *step {
+	return &step{
+		name: name, breaker: cfg.Breaker, retry: cfg.Retry, timeout: cfg.Timeout,
+		plain: cfg.Breaker == nil && cfg.Timeout == 0 && cfg.Retry.MaxElapsed == 0 && cfg.Retry.OnAttempt == nil,
+	}
 }
 
 // trial is what is known of one message's attempts at one step.
 type trial struct {
+	called    bool
 	attempts  int // Rejections do not count.
 	waits     int
 	first     time.Time
@@ -53,17 +61,6 @@ func (f *failure) Error() string {
 	return fmt.Sprintf("pipeline: stage %s: %s: %v", f.stage, f.reason, f.err)
 }
 func (f *failure) Unwrap() error { return f.err }
-
-// PanicError is a panic in user code, caught. It is the message's own fault.
-type PanicError struct {
-	Value any
-	Stack []byte
-}
-
-func newPanicError(value any) *PanicError { return &PanicError{Value: value, Stack: debug.Stack()} }
-
-// Error gives the panic's value, without the stack.
-func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
 // next decides what it means that the attempts ended with err. It returns nil when they succeeded; errAgain, after having
 // waited, when the message is to be tried again; and otherwise the error that ends the matter: holdfast.ErrSkip, a
