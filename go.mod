@@ -7,6 +7,7 @@ require (
 	github.com/ClickHouse/clickhouse-go/v2 v2.50.0
 	github.com/avast/retry-go/v4 v4.6.0
 	github.com/cheggaaa/pb/v3 v3.1.5
+	github.com/go-json-experiment/json v1.27.0
 	github.com/prometheus/client_golang v1.22.0
 	github.com/segmentio/kafka-go v0.4.51
 	github.com/spf13/cobra v1.8.1

@@ -7,6 +7,10 @@ import (
 	"fmt"
 	"strings"
 
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	jsonv1 "github.com/go-json-experiment/json/v1"
+
 	"github.com/holdfast-io/holdfast"
 )
 
@@ -23,18 +27,40 @@ func (e *DecodeError) Unwrap() error { return e.Err }
 // Permanent is true: the bytes will not change.
 func (e *DecodeError) Permanent() bool { return true }
 
-// JSON decodes a message's value; it is a function for Map. A tombstone, whose value is nil, holds nothing to decode and
-// is skipped. Anything else that is not JSON for a T is a *DecodeError.
+// JSON decodes a message's value as encoding/json does; it is a function for Map. A tombstone, whose value is nil, holds
+// nothing to decode and is skipped. Anything else that is not JSON for a T is a *DecodeError.
 func JSON[T any](_ context.Context, m holdfast.Message) (T, error) {
 	var v T
 	if m.Value == nil {
 		return v, holdfast.ErrSkip
 	}
-	if err := json.Unmarshal(m.Value, &v); err != nil {
+	if err := unmarshal(m.Value, &v); err != nil {
 		return v, &DecodeError{Format: "JSON", Err: withoutValue(err)}
 	}
 	return v, nil
 }
+
+// unmarshal is json.Unmarshal on the engine of encoding/json/v2, which is several times as fast and has the rules of
+// encoding/json as options. What it refuses, encoding/json judges itself: its errors are the ones that people know.
+func unmarshal[T any](b []byte, v *T) error {
+	if jsonv2.Unmarshal(b, v, likeV1) == nil {
+		return nil
+	}
+	*v = *new(T)
+	return json.Unmarshal(b, v)
+}
+
+// likeV1 are the rules of encoding/json. Its Number is a type that the engine only knows where it is Go's own.
+//
+//nolint:gochecknoglobals // Never changed; made once, because it caches what it finds out about types.
+var likeV1 = jsonv2.JoinOptions(jsonv1.DefaultOptionsV1(), jsonv2.WithUnmarshalers(
+	jsonv2.UnmarshalFromFunc(func(d *jsontext.Decoder, n *json.Number) error {
+		b, err := d.ReadValue()
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(b, n)
+	})))
 
 // withoutValue keeps the kind of value that did not fit, such as "number", and drops the value itself.
 func withoutValue(err error) error {

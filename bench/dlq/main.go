@@ -26,7 +26,7 @@ func main() {
 	role := flag.String("role", "", "broker, or a contender; empty runs all of them")
 	brokers := flag.String("brokers", "", "addresses, for a contender")
 	group := flag.String("group", "", "group, for a contender")
-	messages := flag.Int("messages", 200_000, "letters, and messages")
+	messages := flag.Int("messages", 500_000, "letters, and messages")
 	rounds := flag.Int("rounds", 5, "rounds to measure")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -36,7 +36,7 @@ func main() {
 	case "":
 		err = compareAll(context.Background(), *messages, *rounds)
 	case "broker":
-		err = serve(ctx, *messages)
+		err = serve(*messages)
 	default:
 		err = contend(ctx, *role, strings.Split(*brokers, ","), *group, *messages)
 	}

@@ -6,43 +6,47 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/bench/internal/broker"
 	"github.com/holdfast-io/holdfast/bench/internal/compare"
 	"github.com/holdfast-io/holdfast/dlq"
 	"github.com/holdfast-io/holdfast/kafkax"
-	"github.com/holdfast-io/holdfast/testkit"
 )
 
 // chunk is how many messages a call of the producer gets.
 const chunk = 2000
 
 // serve is a broker with letters in it.
-func serve(ctx context.Context, messages int) error {
-	k, err := testkit.StartKafka(testkit.KafkaConfig{Topics: map[string]int{ //nolint:contextcheck // The server outlives any context. //nolint:contextcheck // It serves until its parent ends.
+func serve(messages int) error {
+	b, err := broker.Start(map[string]int{
 		"orders": partitions, "orders.dlq": partitions, "orders.dlq.parked": 1, "produced": partitions, "written.dlq": partitions,
-	}})
+	}, kfake.BlackholeProduce())
 	if err != nil {
 		return err
 	}
-	defer k.Close()
-	for first := 0; first < messages; first += 1000 {
-		records := make([]holdfast.Message, min(1000, messages-first))
-		for i := range records {
-			m := message(first + i)
-			records[i] = dlq.Encode(letter(m))
-			records[i].Topic, records[i].Partition = "orders.dlq", m.Partition
-		}
-		if err := k.Produce(ctx, records...); err != nil {
-			return err
-		}
+	defer b.Close()
+	if err := b.Fill("orders.dlq", kgo.NoCompression(), messages, record); err != nil {
+		return err
 	}
-	fmt.Println(strings.Join(k.Addrs(), ","))
-	compare.UntilParentEnds()
+	b.Serve()
 	return nil
+}
+
+// record is the letter of the i-th message.
+func record(i int) *kgo.Record {
+	m := message(i)
+	l := dlq.Encode(letter(m))
+	r := &kgo.Record{Partition: int32(m.Partition), Key: l.Key, Value: l.Value, Timestamp: l.Time}
+	for _, h := range l.Headers {
+		r.Headers = append(r.Headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
+	}
+	return r
 }
 
 func message(i int) holdfast.Message {

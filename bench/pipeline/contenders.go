@@ -40,7 +40,9 @@ func contend(name string, brokers []string, group string, messages int) error {
 	case "noop":
 		s, err = ours(ctx, brokers, group, messages, pipeline.Config{}, func() (pipeline.Sink[order], error) { return discard{}, nil })
 	case "noop-handwritten":
-		s, err = handwritten(ctx, brokers, group, messages, func(context.Context, []order) error { return nil })
+		s, err = handwritten(ctx, brokers, group, messages, standard, func(context.Context, []order) error { return nil })
+	case "noop-handwritten-decode":
+		s, err = handwritten(ctx, brokers, group, messages, pipeline.JSON[order], func(context.Context, []order) error { return nil })
 	case "noop-watermill":
 		s, err = mill(ctx, brokers, group, messages)
 	case "store":
@@ -157,9 +159,18 @@ func ours(ctx context.Context, brokers []string, group string, messages int, cfg
 	return s, err
 }
 
+// standard decodes as people do.
+func standard(_ context.Context, m holdfast.Message) (o order, err error) {
+	err = json.Unmarshal(m.Value, &o)
+	return o, err
+}
+
 // handwritten is the loop that people write: a kafka.Reader in a group, a slice of rows, a commit behind it. Joining the
 // group counts for nobody: it is measured from the first message on.
-func handwritten(ctx context.Context, brokers []string, group string, messages int, store func(context.Context, []order) error) (compare.Sample, error) {
+func handwritten(
+	ctx context.Context, brokers []string, group string, messages int,
+	decode func(context.Context, holdfast.Message) (order, error), store func(context.Context, []order) error,
+) (compare.Sample, error) {
 	r := kafka.NewReader(kafka.ReaderConfig{Brokers: brokers, GroupID: group, Topic: bulk})
 	var meter compare.Meter
 	rows := make([]order, 0, batchRows)
@@ -172,8 +183,8 @@ func handwritten(ctx context.Context, brokers []string, group string, messages i
 		if i == 0 {
 			meter = compare.Start()
 		}
-		var o order
-		if err := json.Unmarshal(m.Value, &o); err != nil {
+		o, err := decode(ctx, holdfast.Message{Value: m.Value})
+		if err != nil {
 			return compare.Sample{}, err
 		}
 		rows, last[m.Partition] = append(rows, o), m
@@ -205,7 +216,7 @@ func handwrittenStore(ctx context.Context, brokers []string, group string, messa
 		return compare.Sample{}, err
 	}
 	defer db.Close()
-	return handwritten(ctx, brokers, group, messages, func(ctx context.Context, rows []order) error {
+	return handwritten(ctx, brokers, group, messages, standard, func(ctx context.Context, rows []order) error {
 		batch, err := db.PrepareBatch(ctx, "INSERT INTO bench_pipeline (id, customer, text)")
 		if err != nil {
 			return err

@@ -1,4 +1,4 @@
-// Pipeline measures a whole pipeline against what people write by hand or take off the shelf. The broker, testkit's, is a
+// Pipeline measures a whole pipeline against what people write by hand or take off the shelf. The broker is a
 // process of its own, and so is each measurement; ClickHouse is a real server, in HOLDFAST_CLICKHOUSE. See ../README.md.
 //
 //	go run ./pipeline
@@ -16,8 +16,8 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/holdfast-io/holdfast/bench/internal/broker"
 	"github.com/holdfast-io/holdfast/bench/internal/compare"
-	"github.com/holdfast-io/holdfast/testkit"
 )
 
 const (
@@ -65,7 +65,7 @@ func compareAll(ctx context.Context, messages, rounds int, outage time.Duration)
 	}
 	defer stop()
 	contests := []contest{
-		{"no-op sink", []string{"noop", "noop-handwritten", "noop-watermill"}, messages},
+		{"no-op sink", []string{"noop", "noop-handwritten", "noop-handwritten-decode", "noop-watermill"}, messages},
 		{"latency", []string{"latency", "latency-reader"}, 500},
 	}
 	if os.Getenv("HOLDFAST_CLICKHOUSE") != "" {
@@ -99,6 +99,7 @@ func compareAll(ctx context.Context, messages, rounds int, outage time.Duration)
 		}
 	}
 	ratio("pipeline.noop/handwritten", "no-op sink", "noop", "noop-handwritten", compare.Rate)
+	ratio("pipeline.noop/handwritten-decode", "no-op sink", "noop", "noop-handwritten-decode", compare.Rate)
 	ratio("pipeline.noop/watermill", "no-op sink", "noop", "noop-watermill", compare.Rate)
 	ratio("pipeline.noop.cpu/handwritten", "no-op sink", "noop", "noop-handwritten", compare.CPUPerMillion)
 	ratio("pipeline/handwritten", "clickhouse", "store", "store-handwritten", compare.Rate)
@@ -141,40 +142,21 @@ func options() *clickhouse.Options {
 
 // serve is the broker's process.
 func serve(messages int) error {
-	k, err := testkit.StartKafka(testkit.KafkaConfig{Topics: map[string]int{bulk: partitions, trail: 1, "poison": partitions}})
+	b, err := broker.Start(map[string]int{bulk: partitions, trail: 1, "poison": partitions})
 	if err != nil {
 		return err
 	}
-	defer k.Close()
-	if err := fill(k.Addrs(), messages); err != nil {
+	defer b.Close()
+	if err := b.Fill(bulk, kgo.NoCompression(), messages, record); err != nil {
 		return err
 	}
-	fmt.Println(strings.Join(k.Addrs(), ","))
-	compare.UntilParentEnds()
+	b.Serve()
 	return nil
 }
 
-func fill(addrs []string, messages int) error {
-	client, err := kgo.NewClient(kgo.SeedBrokers(addrs...), kgo.DefaultProduceTopic(bulk), kgo.ProducerBatchCompression(kgo.NoCompression()),
-		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(900_000), kgo.MaxBufferedRecords(200_000))
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	var failed error
-	for i := range messages {
-		value := fmt.Appendf(nil, `{"id":%d,"customer":"c%d","text":"`, i, i%997)
-		value = append(value, strings.Repeat("x", valueSize-2-len(value))...)
-		value = append(value, `"}`...)
-		record := &kgo.Record{Partition: int32(i % partitions), Key: fmt.Appendf(nil, "k%d", i%10_000), Value: value}
-		client.Produce(context.Background(), record, func(_ *kgo.Record, err error) {
-			if err != nil {
-				failed = err
-			}
-		})
-	}
-	if err := client.Flush(context.Background()); err != nil {
-		return err
-	}
-	return failed
+func record(i int) *kgo.Record {
+	value := fmt.Appendf(nil, `{"id":%d,"customer":"c%d","text":"`, i, i%997)
+	value = append(value, strings.Repeat("x", valueSize-2-len(value))...)
+	value = append(value, `"}`...)
+	return &kgo.Record{Partition: int32(i % partitions), Key: fmt.Appendf(nil, "k%d", i%10_000), Value: value}
 }

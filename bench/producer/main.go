@@ -11,8 +11,10 @@ import (
 	"log"
 	"strings"
 
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/holdfast-io/holdfast/bench/internal/broker"
 	"github.com/holdfast-io/holdfast/bench/internal/compare"
-	"github.com/holdfast-io/holdfast/testkit"
 )
 
 const (
@@ -86,7 +88,7 @@ func compareAll(ctx context.Context, messages, calls, rounds int) error {
 	return nil
 }
 
-// measure runs a contender against a broker that has nothing in it.
+// measure runs a contender against a fresh broker.
 func measure(ctx context.Context, name string, messages, calls int) (compare.Sample, error) {
 	addrs, stop, err := compare.Serve(ctx, "-role", "broker")
 	if err != nil {
@@ -97,12 +99,11 @@ func measure(ctx context.Context, name string, messages, calls int) (compare.Sam
 }
 
 func serve() error {
-	k, err := testkit.StartKafka(testkit.KafkaConfig{Topics: map[string]int{topic: partitions}, Brokers: 1})
+	b, err := broker.Start(map[string]int{topic: partitions}, kfake.BlackholeProduce())
 	if err != nil {
 		return err
 	}
-	defer k.Close()
-	fmt.Println(strings.Join(k.Addrs(), ","))
-	compare.UntilParentEnds()
+	defer b.Close()
+	b.Serve()
 	return nil
 }

@@ -55,7 +55,7 @@ func layers() map[string]layer {
 		},
 		"pipeline": {
 			ours:    []string{".", "breaker", "retry", "dlq", "internal/mutant"},
-			modules: []string{"golang.org/x/time"},
+			modules: []string{"golang.org/x/time", "github.com/go-json-experiment/json"},
 		},
 		"metrics": {
 			ours:    []string{".", "breaker", "retry", "dlq", "pipeline"},
