@@ -1,14 +1,19 @@
 package dlq
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/retry"
 )
+
+// idSize is what a letter's id takes, as a rule at the most.
+const idSize = 48
 
 // errEnd says that a claim has no more letters before its end.
 var errEnd = errors.New("dlq: no more letters")
@@ -18,18 +23,23 @@ var errEnd = errors.New("dlq: no more letters")
 type letterClaim struct {
 	holdfast.Claim
 	place
-	sorter  *sorter
-	tally   *tally
-	pace    pace
-	end     int64               // Where it stops. Negative: nowhere.
-	waiting []holdfast.Message  // Read, and not handed out yet,
-	lying   []*holdfast.Message // and their letters' records.
-	handed  []*holdfast.Message // The records of what Fetch returned last.
+	sorter *sorter
+	tally  *tally
+	pace   pace
+	end    int64 // Where it stops. Negative: nowhere.
+
+	// What Fetch has of the claim and not handed out yet. None of it is lost when Fetch fails.
+	sorted    int64               // Everything before it was looked at.
+	unsorted  []holdfast.Message  // Not looked at yet. Open letters' messages take their records' places.
+	exhausted []holdfast.Message  // To be parked before anything else is done.
+	waiting   []holdfast.Message  // Open letters' messages,
+	headers   [][]holdfast.Header // and all the headers that their records have.
+	handed    [][]holdfast.Header // Those of what Fetch returned last.
 
 	mu      sync.Mutex
 	settled int64 // Everything before it is settled.
 	last    int64 // The last letter that was read.
-	passed  int64 // Everything before it was read.
+	passed  int64 // Everything before it was sorted, and parked if it was to be.
 
 	// What the ledger is to know before the claim is committed. Without a ledger there is nothing.
 	taken   []takenLetter
@@ -44,7 +54,8 @@ type takenLetter struct {
 	offset int64
 }
 
-// serveLetters runs handle on the letters of a claim, and returns when the ledger knows of all that it has settled.
+// serveLetters runs handle on the letters of a claim, and returns when the ledger knows of all that it has settled. When
+// the ledger cannot be written for good, handle's ctx ends, and serveLetters returns why.
 func serveLetters(ctx context.Context, c *letterClaim, handle func(context.Context, *letterClaim) error) error {
 	c.topic, c.partition = c.Partition()
 	next, _ := c.Committed()
@@ -57,78 +68,105 @@ func serveLetters(ctx context.Context, c *letterClaim, handle func(context.Conte
 	}
 	c.sent, c.changed = make(map[string]int), make(chan struct{}, 1)
 	c.done = make(chan struct{}, 1)
-	over, recorded := make(chan struct{}), make(chan struct{})
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	over, recorded := make(chan struct{}), make(chan error, 1)
 	go func() {
-		defer close(recorded)
-		c.keepRecord(ctx, over)
+		err := c.keepRecord(ctx, over)
+		cancel(err)
+		recorded <- err
 	}()
 	err := handle(ctx, c)
 	close(over)
-	<-recorded
-	return err
+	return cmp.Or(<-recorded, err)
 }
 
 // Fetch waits for open letters, and parks those that have come back too often.
 func (c *letterClaim) Fetch(ctx context.Context) ([]holdfast.Message, error) {
-	for len(c.waiting) == 0 {
+	for {
+		if err := c.take(ctx); err != nil {
+			return nil, err
+		}
+		if len(c.waiting) > 0 {
+			break
+		}
 		if c.end >= 0 && c.read() >= c.end {
 			return nil, errEnd
 		}
-		records, err := c.Claim.Fetch(ctx)
-		if err != nil {
+		var err error
+		if c.unsorted, err = c.Claim.Fetch(ctx); err != nil {
 			return nil, err
 		}
-		if err := c.take(ctx, records); err != nil {
-			return nil, err
-		}
+		c.waiting, c.headers = c.unsorted[:0], make([][]holdfast.Header, 0, len(c.unsorted))
 	}
 	n, wait := c.pace.portion(c.waiting)
 	if err := c.pause(ctx, wait); err != nil {
 		return nil, err
 	}
 	portion := c.waiting[:n:n]
-	c.handed = c.lying[:n]
-	c.waiting, c.lying = c.waiting[n:], c.lying[n:]
+	c.handed = c.headers[:n]
+	c.waiting, c.headers = c.waiting[n:], c.headers[n:]
 	return portion, nil
 }
 
-// take sorts the records of one fetch.
-func (c *letterClaim) take(ctx context.Context, records []holdfast.Message) error {
-	next := records[len(records)-1].Offset + 1
-	messages, lying := make([]holdfast.Message, 0, len(records)), make([]*holdfast.Message, 0, len(records))
-	stays := make([]holdfast.Letter, len(records))
+// take sorts what was fetched, and parks what is exhausted. When it fails it goes on where it was the next time.
+func (c *letterClaim) take(ctx context.Context) error {
+	if len(c.unsorted)+len(c.exhausted) == 0 {
+		return nil
+	}
+	if err := c.sort(ctx); err != nil {
+		return err
+	}
+	if err := c.park(ctx, c.exhausted); err != nil {
+		return err
+	}
+	c.exhausted = nil
+	if next := c.note(); next > 0 {
+		c.commit(next)
+	}
+	return nil
+}
+
+// sort sorts what was fetched.
+func (c *letterClaim) sort(ctx context.Context) error {
+	d := decoder{needed: c.sorter.headers} // Not in c, where the garbage collector would have to be told of every step.
+	records, waiting := c.unsorted, c.waiting
+	sorted, open := 0, len(waiting)
 	states := make(map[State]int)
-	defer c.tally.read(states)
-	var exhausted []*holdfast.Message
-	var l Letter // Not in c, where the garbage collector would have to be told of every step.
-	for i := range records {
-		r := &records[i]
+	defer func() {
+		states[Open] = len(waiting) - open
+		c.tally.read(states)
+		c.unsorted, c.waiting = records[sorted:], waiting
+	}()
+	stays := make([]holdfast.Letter, len(records))
+	var ids strings.Builder
+	ids.Grow(idSize * len(records))
+	for ; sorted < len(records); sorted++ {
+		r := &records[sorted]
 		if c.end >= 0 && r.Offset >= c.end {
-			next = c.end
+			c.sorted, sorted = c.end, len(records)
 			break
 		}
-		state, err := c.sorter.sort(ctx, r, &l)
+		state, err := c.sorter.sort(ctx, r, &d)
 		if err != nil {
 			return err
 		}
-		if (state == Open || state == Exhausted) && !c.first(&l, r.Offset) {
+		if (state == Open || state == Exhausted) && !c.first(&d.letter, r.Offset) {
 			state = Redriven
 		}
+		c.sorted = r.Offset + 1
 		switch state {
 		case Open:
-			messages, lying = append(messages, l.message(r, &stays[i])), append(lying, r)
+			c.headers = append(c.headers, r.Headers)
+			d.letter.stay(r, &stays[sorted], &ids)
+			waiting = waiting[:len(waiting)+1]
+			d.letter.comeHome(&waiting[len(waiting)-1], &stays[sorted])
+			continue
 		case Exhausted:
-			exhausted = append(exhausted, r)
+			c.exhausted = append(c.exhausted, holdfast.Message{Key: r.Key, Value: r.Value, Headers: r.Headers})
 		default: // It stays where it is.
 		}
 		states[state]++
-	}
-	if err := c.park(ctx, exhausted); err != nil {
-		return err
-	}
-	c.waiting, c.lying = messages, lying
-	if next := c.note(messages, next); next > 0 {
-		c.commit(next)
 	}
 	return nil
 }
@@ -150,7 +188,7 @@ func (c *letterClaim) first(l *Letter, offset int64) bool {
 }
 
 // park writes to the parking topic until all records are there.
-func (c *letterClaim) park(ctx context.Context, records []*holdfast.Message) error {
+func (c *letterClaim) park(ctx context.Context, records []holdfast.Message) error {
 	if len(records) == 0 {
 		return nil
 	}
@@ -165,7 +203,7 @@ func (c *letterClaim) park(ctx context.Context, records []*holdfast.Message) err
 func (c *letterClaim) persist(ctx context.Context, try func() error) error {
 	for tries := 1; ; tries++ {
 		err := try()
-		if err == nil || holdfast.IsHold(err) || holdfast.IsPermanent(err) {
+		if err == nil || lasting(err) {
 			c.tally.fine()
 			return err
 		}
@@ -193,21 +231,21 @@ func (c *letterClaim) pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// note notes what was read, and returns how far the claim may be committed right away, zero for not at all.
-func (c *letterClaim) note(messages []holdfast.Message, passed int64) int64 {
+// note notes what was sorted, and returns how far the claim may be committed right away, zero for not at all.
+func (c *letterClaim) note() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	outstanding := c.settled <= c.last
-	c.passed = passed
+	c.passed = c.sorted
 	switch {
-	case len(messages) > 0:
-		c.last = messages[len(messages)-1].Letter.Offset
+	case len(c.waiting) > 0:
+		c.last = c.waiting[len(c.waiting)-1].Letter.Offset
 		return 0
 	case outstanding:
 		return 0
 	default:
-		c.settled = passed
-		return passed
+		c.settled = c.passed
+		return c.passed
 	}
 }
 
@@ -239,8 +277,9 @@ func (c *letterClaim) commit(next int64) {
 	signal(c.changed)
 }
 
-// keepRecord records what is settled and commits it, until over is closed and nothing is left.
-func (c *letterClaim) keepRecord(ctx context.Context, over <-chan struct{}) {
+// keepRecord records what is settled and commits it, until over is closed and nothing is left. What it returns is an error
+// that waiting does not mend.
+func (c *letterClaim) keepRecord(ctx context.Context, over <-chan struct{}) error {
 	for open := true; open; {
 		select {
 		case <-c.changed:
@@ -253,9 +292,12 @@ func (c *letterClaim) keepRecord(ctx context.Context, over <-chan struct{}) {
 			if err == nil {
 				break
 			}
+			if lasting(err) {
+				return err
+			}
 			c.tally.trouble(err)
 			if sleep(ctx, backoff(tries, err)) != nil {
-				return // Neither recorded nor committed: the claim's next owner looks for itself.
+				return nil //nolint:nilerr // Neither recorded nor committed: the claim's next owner looks for itself.
 			}
 		}
 		c.recorded(len(entries))
@@ -263,6 +305,7 @@ func (c *letterClaim) keepRecord(ctx context.Context, over <-chan struct{}) {
 		c.Claim.Commit(next)
 		signal(c.done)
 	}
+	return nil
 }
 
 // flush waits until the ledger knows of everything that is settled.
@@ -310,6 +353,9 @@ func (c *letterClaim) Settled() int64 {
 	return c.settled
 }
 
+// lasting says whether an error is one that waiting does not mend.
+func lasting(err error) bool { return holdfast.IsHold(err) || holdfast.IsPermanent(err) }
+
 // backoff is the wait before the next try of what has failed, no shorter than err asks for.
 func backoff(tries int, err error) time.Duration {
 	d := retry.Policy{Jitter: 0.5}.Backoff(tries)
@@ -338,18 +384,27 @@ func signal(c chan<- struct{}) {
 	}
 }
 
-// message is the letter's message as it comes home. What it tells of its stay there is kept in stay.
-func (l *Letter) message(record *holdfast.Message, stay *holdfast.Letter) holdfast.Message {
-	*stay = holdfast.Letter{
-		ID:            l.id(),
-		Reason:        string(l.Reason),
-		Redrives:      l.Redrives,
-		FirstFailedAt: l.FirstFailedAt,
-		Topic:         record.Topic,
-		Partition:     record.Partition,
-		Offset:        record.Offset,
-	}
-	m := l.Message
+// stay tells of the letter's stay where its record lies. The id is kept in ids.
+func (l *Letter) stay(record *holdfast.Message, s *holdfast.Letter, ids *strings.Builder) {
+	var id [2 * idSize]byte
+	before := ids.Len()
+	ids.Write(l.appendID(id[:0]))
+	s.ID = ids.String()[before:]
+	s.Reason = string(l.Reason)
+	s.Redrives = l.Redrives
+	s.FirstFailedAt = l.FirstFailedAt
+	s.Topic, s.Partition, s.Offset = record.Topic, record.Partition, record.Offset
+}
+
+// comeHome makes m the letter's message, with what tells of its stay.
+func (l *Letter) comeHome(m *holdfast.Message, stay *holdfast.Letter) {
+	// Field by field: a Message that is copied costs the garbage collector's barriers twice.
+	m.Topic = l.Message.Topic
+	m.Partition = l.Message.Partition
+	m.Offset = l.Message.Offset
+	m.Time = l.Message.Time
+	m.Key = l.Message.Key
+	m.Value = l.Message.Value
+	m.Headers = l.Message.Headers
 	m.Letter = stay
-	return m
 }

@@ -53,6 +53,18 @@ func (f *Filter) wants(l *Letter, record *holdfast.Message) bool {
 		(len(f.Headers) == 0 || slices.ContainsFunc(l.Message.Headers, f.wantsHeader))
 }
 
+// headers names those of a letter's headers that the filter looks at, and those without which it cannot be taken home.
+func (f *Filter) headers() []string {
+	headers := []string{HeaderOrigTopic, HeaderOrigPartition, HeaderOrigOffset, HeaderGroup, HeaderReason, HeaderRedriveCount}
+	if len(f.Classes) > 0 {
+		headers = append(headers, HeaderErrorClass)
+	}
+	if !f.After.IsZero() || !f.Before.IsZero() {
+		headers = append(headers, HeaderDeadAt)
+	}
+	return headers
+}
+
 func (f *Filter) wantsTime(t time.Time) bool {
 	return !t.Before(f.After) && (f.Before.IsZero() || t.Before(f.Before))
 }

@@ -192,11 +192,6 @@ func formatOf(key string) (f Format, known bool) {
 	return "", false
 }
 
-func isForeign(key string) bool {
-	_, known := formatOf(key)
-	return known
-}
-
 // bigEndian writes the last bytes of n, as Java's ByteBuffer does.
 func bigEndian(n int64, bytes int) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(n))[8-bytes:]

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -36,12 +35,6 @@ type stop struct {
 	letters []int // Indexes of those that get off here.
 }
 
-// portion is letters that the claim has handed out, and their records.
-type portion struct {
-	messages []holdfast.Message
-	records  []*holdfast.Message
-}
-
 // travel sends letters until the claim has no more, or its drain begins. While some are on their way the next are read.
 func (j *journey) travel(ctx context.Context) error {
 	if ledger := j.sorter.ledger; ledger != nil {
@@ -52,60 +45,59 @@ func (j *journey) travel(ctx context.Context) error {
 		}
 		j.underway = false
 	}
-	var ended error
-	ahead := make(chan portion)
+	ahead := newBasket(max(1, aheadTotal/len(j.until)))
 	reading, stop := context.WithCancel(ctx)
 	var reader sync.WaitGroup
-	reader.Go(func() {
-		defer close(ahead)
-		ended = j.read(reading, ahead)
-	})
-	defer reader.Wait()
-	defer stop()
-	for p := range ahead {
-		err := j.sendAll(ctx, p.messages, p.records)
-		j.holding.Add(-1)
+	reader.Go(func() { ahead.close(j.read(reading, ahead)) })
+	defer func() {
+		stop()
+		reader.Wait()
+		j.holding.Add(-int64(len(ahead.messages)))
+	}()
+	for {
+		p, err := ahead.take(ctx, j.claim.Revoked())
+		if err != nil {
+			return err
+		}
+		err = j.sendAll(ctx, p.messages, p.headers)
+		j.holding.Add(-int64(len(p.messages)))
 		if err != nil {
 			return err
 		}
 	}
-	return ended
 }
 
 // read reads ahead until the claim has no more. What nobody has taken when its drain begins stays where it is.
-func (j *journey) read(ctx context.Context, ahead chan<- portion) error {
+func (j *journey) read(ctx context.Context, ahead *basket) error {
 	for {
 		messages, err := j.claim.Fetch(ctx)
 		if err != nil {
 			return err
 		}
-		j.holding.Add(1)
-		select {
-		case ahead <- portion{messages, j.claim.handed}:
-			continue
-		case <-j.claim.Revoked():
-			err = holdfast.ErrRevoked
-		case <-ctx.Done():
-			err = ctx.Err()
+		j.holding.Add(int64(len(messages)))
+		if err := ahead.put(ctx, j.claim.Revoked(), portion{messages, j.claim.handed}); err != nil {
+			return err
 		}
-		j.holding.Add(-1)
-		return err
 	}
 }
 
-// sendAll sends letters, as many at a time as the circuit admits.
-func (j *journey) sendAll(ctx context.Context, messages []holdfast.Message, records []*holdfast.Message) error {
+// sendAll sends letters, as many at a time as the pace allows and the circuit admits.
+func (j *journey) sendAll(ctx context.Context, messages []holdfast.Message, headers [][]holdfast.Header) error {
 	for len(messages) > 0 {
-		n, leave, err := j.admit(ctx, len(messages))
+		n, wait := j.pace.portion(messages)
+		if err := j.claim.pause(ctx, wait); err != nil {
+			return err
+		}
+		n, leave, err := j.admit(ctx, n)
 		if err != nil {
 			return err
 		}
-		err = j.send(ctx, messages[:n], records[:n])
+		err = j.send(ctx, messages[:n], headers[:n])
 		leave()
 		if err != nil {
 			return err
 		}
-		messages, records = messages[n:], records[n:]
+		messages, headers = messages[n:], headers[n:]
 	}
 	return nil
 }
@@ -139,7 +131,7 @@ func (j *journey) admit(ctx context.Context, n int) (admitted int, leave func(),
 }
 
 // send writes letters to where they belong, and settles them.
-func (j *journey) send(ctx context.Context, messages []holdfast.Message, records []*holdfast.Message) error {
+func (j *journey) send(ctx context.Context, messages []holdfast.Message, headers [][]holdfast.Header) error {
 	stops, err := j.stops(ctx, messages)
 	if err == nil {
 		err = j.mark(ctx, stops)
@@ -148,7 +140,8 @@ func (j *journey) send(ctx context.Context, messages []holdfast.Message, records
 		return err
 	}
 	j.underway = true
-	outgoing := j.outgoing(messages)
+	next := messages[len(messages)-1].Letter.Offset + 1
+	j.dress(messages)
 	var mu sync.Mutex
 	var refused []int
 	var senders sync.WaitGroup
@@ -156,7 +149,7 @@ func (j *journey) send(ctx context.Context, messages []holdfast.Message, records
 	for i, s := range stops {
 		senders.Go(func() {
 			var bad []int
-			bad, errs[i] = j.sendTo(ctx, s, outgoing)
+			bad, errs[i] = j.sendTo(ctx, s, messages)
 			mu.Lock()
 			defer mu.Unlock()
 			refused = append(refused, bad...)
@@ -166,10 +159,10 @@ func (j *journey) send(ctx context.Context, messages []holdfast.Message, records
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if err := j.refuse(ctx, refused, records); err != nil {
+	if err := j.refuse(ctx, refused, messages, headers); err != nil {
 		return err
 	}
-	j.claim.Commit(messages[len(messages)-1].Letter.Offset + 1)
+	j.claim.Commit(next)
 	j.underway = false
 	j.tally.redriven.Add(int64(len(messages) - len(refused)))
 	j.judge()
@@ -187,19 +180,26 @@ func (j *journey) stops(ctx context.Context, messages []holdfast.Message) ([]sto
 	}
 	var stops []stop
 	partitions := make(map[string]int)
+	var last place // Of a message,
+	n := -1        // and which stop that was.
 	for i := range messages {
-		topic := messages[i].Topic
-		if partitions[topic] == 0 {
+		m := &messages[i]
+		if n >= 0 && m.Partition == last.partition && m.Topic == last.topic {
+			stops[n].letters = append(stops[n].letters, i)
+			continue
+		}
+		last = place{m.Topic, m.Partition}
+		if partitions[m.Topic] == 0 {
 			err := j.claim.persist(ctx, func() (err error) {
-				partitions[topic], err = j.target.Partitions(ctx, topic)
+				partitions[m.Topic], err = j.target.Partitions(ctx, m.Topic)
 				return err
 			})
 			if err != nil {
-				return nil, fmt.Errorf("target %s: %w", topic, err)
+				return nil, fmt.Errorf("target %s: %w", m.Topic, err)
 			}
 		}
-		at := place{topic, messages[i].Partition % max(1, partitions[topic])}
-		n := slices.IndexFunc(stops, func(s stop) bool { return s.place == at })
+		at := place{m.Topic, m.Partition % max(1, partitions[m.Topic])}
+		n = slices.IndexFunc(stops, func(s stop) bool { return s.place == at })
 		if n < 0 {
 			n = len(stops)
 			stops = append(stops, stop{at, make([]int, 0, len(messages)-i)})
@@ -210,14 +210,14 @@ func (j *journey) stops(ctx context.Context, messages []holdfast.Message) ([]sto
 }
 
 // sendTo writes letters until they are there or refused for good.
-func (j *journey) sendTo(ctx context.Context, s stop, outgoing []holdfast.Message) (refused []int, err error) {
+func (j *journey) sendTo(ctx context.Context, s stop, all []holdfast.Message) (refused []int, err error) {
 	left := s.letters
 	err = j.claim.persist(ctx, func() error {
-		messages := outgoing
-		if len(left) < len(outgoing) {
+		messages := all
+		if len(left) < len(all) {
 			messages = make([]holdfast.Message, 0, len(left))
 			for _, i := range left {
-				messages = append(messages, outgoing[i])
+				messages = append(messages, all[i])
 			}
 		}
 		var err error
@@ -244,7 +244,7 @@ func (j *journey) sendTo(ctx context.Context, s stop, outgoing []holdfast.Messag
 				return err
 			}
 			left = slices.DeleteFunc(left, func(i int) bool {
-				id, redrives, _ := journeyOf(&outgoing[i])
+				id, redrives, _ := journeyOf(&all[i])
 				return j.sorter.ledger.knows(id, redrives)
 			})
 			if len(left) == 0 {
@@ -257,14 +257,14 @@ func (j *journey) sendTo(ctx context.Context, s stop, outgoing []holdfast.Messag
 }
 
 // refuse parks what the target does not take.
-func (j *journey) refuse(ctx context.Context, refused []int, records []*holdfast.Message) error {
+func (j *journey) refuse(ctx context.Context, refused []int, messages []holdfast.Message, headers [][]holdfast.Header) error {
 	if len(refused) == 0 {
 		return nil
 	}
 	slices.Sort(refused)
-	parked := make([]*holdfast.Message, len(refused))
+	parked := make([]holdfast.Message, len(refused))
 	for n, i := range refused {
-		parked[n] = records[i]
+		parked[n] = holdfast.Message{Key: messages[i].Key, Value: messages[i].Value, Headers: headers[i]}
 	}
 	err := j.claim.persist(ctx, func() error { return j.cfg.Letters.Parking.park(ctx, j.claim.partition, parked) })
 	if err == nil {
@@ -273,33 +273,22 @@ func (j *journey) refuse(ctx context.Context, refused []int, records []*holdfast
 	return err
 }
 
-// outgoing are letters' messages as they are written.
-func (j *journey) outgoing(messages []holdfast.Message) []holdfast.Message {
-	const idSize = 64 // Most ids, with the count, are shorter.
-	count := 0
-	for i := range messages {
-		count += len(messages[i].Headers) + 2
-	}
-	headers, text := make([]holdfast.Header, 0, count), make([]byte, 0, idSize*len(messages)) // Of all.
-	out := make([]holdfast.Message, len(messages))
+// dress makes of letters' messages what is written.
+func (j *journey) dress(messages []holdfast.Message) {
+	var e encoder
 	for i := range messages {
 		m := &messages[i]
-		first := len(headers)
+		e.begin(len(m.Headers) + 2)
 		for _, h := range m.Headers {
 			if !slices.Contains(j.cfg.Strip, h.Key) {
-				headers = append(headers, h)
+				e.headers = append(e.headers, h)
 			}
 		}
-		id := len(text)
-		text = append(text, m.Letter.ID...)
-		redrives := len(text)
-		text = strconv.AppendInt(text, int64(m.Letter.Redrives)+1, 10)
-		headers = append(headers,
-			holdfast.Header{Key: HeaderID, Value: text[id:redrives:redrives]},
-			holdfast.Header{Key: HeaderRedriveCount, Value: text[redrives:len(text):len(text)]})
-		out[i] = holdfast.Message{Topic: j.cfg.To, Key: m.Key, Value: m.Value, Headers: headers[first:len(headers):len(headers)]}
+		e.name(HeaderID, m.Letter.ID)
+		e.number(HeaderRedriveCount, int64(m.Letter.Redrives)+1)
+		m.Headers = e.end()
+		m.Topic, m.Time, m.Letter = j.cfg.To, time.Time{}, nil
 	}
-	return out
 }
 
 // journeyOf reads from a message that came home whose letter it was, and for the how-manieth time it came.

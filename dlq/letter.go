@@ -59,9 +59,12 @@ func (l Letter) ID() string {
 	return l.id()
 }
 
-func (l *Letter) id() string {
-	id := append(make([]byte, 0, 64), l.Group...)
-	id = append(append(append(id, '/'), l.Message.Topic...), '/')
-	id = append(strconv.AppendInt(id, int64(l.Message.Partition), 10), '/')
-	return string(strconv.AppendInt(id, l.Message.Offset, 10))
+func (l *Letter) id() string { return string(l.appendID(make([]byte, 0, idSize))) }
+
+// appendID appends the letter's id to b.
+func (l *Letter) appendID(b []byte) []byte {
+	b = append(append(b, l.Group...), '/')
+	b = append(append(b, l.Message.Topic...), '/')
+	b = append(strconv.AppendInt(b, int64(l.Message.Partition), 10), '/')
+	return strconv.AppendInt(b, l.Message.Offset, 10)
 }

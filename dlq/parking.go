@@ -58,27 +58,19 @@ func (p *Parking) takes(l *Letter) bool {
 	return p != nil && p.cfg.MaxRedrives > 0 && l.Redrives >= p.cfg.MaxRedrives
 }
 
-// park returns nil when all records, of one partition, are acknowledged in the parking topic. Records that are parked
-// again after an error may stand there twice.
-func (p *Parking) park(ctx context.Context, partition int, records []*holdfast.Message) error {
+// park returns nil when all records, of one partition, are acknowledged in the parking topic. Their time is that of
+// parking, so that no topic's retention counts how long they have lain already. Records that are parked again after an
+// error may stand there twice.
+func (p *Parking) park(ctx context.Context, partition int, records []holdfast.Message) error {
 	partitions, err := p.producer.Partitions(ctx, p.cfg.Topic)
 	if err == nil && partitions < 1 {
-		err = errors.New("the topic has no partitions")
+		err = errNoPartitions
 	}
 	if err == nil {
-		err = p.producer.ProduceTo(ctx, p.cfg.Topic, partition%partitions, unstamped(records)...)
+		err = p.producer.ProduceTo(ctx, p.cfg.Topic, partition%partitions, records...)
 	}
 	if err != nil {
 		return fmt.Errorf("dlq: parking in %s: %w", p.cfg.Topic, err)
 	}
 	return nil
-}
-
-// unstamped makes records that are written now, so that no topic's retention counts the time they have already lain.
-func unstamped(records []*holdfast.Message) []holdfast.Message {
-	fresh := make([]holdfast.Message, len(records))
-	for i, r := range records {
-		fresh[i] = holdfast.Message{Key: r.Key, Value: r.Value, Headers: r.Headers}
-	}
-	return fresh
 }

@@ -29,7 +29,7 @@ type run struct {
 	canary chan struct{} // Holds a token while nobody sends a letter to a half-open circuit.
 	stop   context.CancelCauseFunc
 
-	holding atomic.Int64 // Portions of letters that are in hand.
+	holding atomic.Int64 // Letters in hand.
 
 	mu   sync.Mutex
 	left map[int]int64 // The partitions that have letters left, and where they end.
@@ -179,7 +179,7 @@ func (r *run) serve(ctx context.Context, c holdfast.Claim) error {
 	}
 	begin, _ := c.Committed()
 	c.Commit(begin) // So that it goes on behind markers and gaps, even if no record comes.
-	letters := &letterClaim{Claim: c, sorter: r.sorter, pace: r.pace, tally: r.tally, end: end}
+	letters := &letterClaim{Claim: c, sorter: r.sorter, tally: r.tally, end: end}
 	j := &journey{run: r, claim: letters}
 	err := serveLetters(ctx, letters, func(ctx context.Context, _ *letterClaim) error { return j.travel(ctx) })
 	r.tally.reached(partition, letters.Settled())

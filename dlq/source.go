@@ -48,7 +48,7 @@ func (c SourceConfig) Validate() error {
 }
 
 func (c SourceConfig) sorter() *sorter {
-	return &sorter{filter: c.Filter, parking: c.Parking, ledger: c.Ledger}
+	return &sorter{filter: c.Filter, parking: c.Parking, ledger: c.Ledger, headers: c.Filter.headers()}
 }
 
 // Source reads letters as the messages they were, with their original topic, partition, offset, time and headers, and
@@ -72,17 +72,20 @@ func NewSource(c Claims, cfg SourceConfig) (*Source, error) {
 	if c == nil {
 		return nil, errors.New("dlq: NewSource needs Claims, got nil")
 	}
+	sorter := cfg.sorter()
+	sorter.headers = append(sorter.headers, HeaderOrigTimestamp, HeaderFirstFailedAt) // Which holdfast.Message has.
 	return &Source{
 		claims: c,
 		cfg:    cfg,
-		sorter: cfg.sorter(),
+		sorter: sorter,
 		pace:   newPace(cfg.MessagesPerSecond, cfg.BytesPerSecond),
 		tally:  newTally(cmp.Or(cfg.Logger, slog.Default())),
 	}, nil
 }
 
 // Consume runs handle for each claim of the dead-letter topic until ctx ends, as the claims' own Consume does. A claim's
-// Fetch fails when its letters cannot be parked because the configuration forbids it.
+// Fetch fails when its letters cannot be parked because the configuration forbids it; a later one tries again. When the
+// ledger cannot be written for such a reason, handle's context ends, and Consume fails.
 func (s *Source) Consume(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error {
 	return s.claims.Consume(ctx, func(ctx context.Context, c holdfast.Claim) error {
 		letters := &letterClaim{Claim: c, sorter: s.sorter, pace: s.pace, tally: s.tally, end: -1}

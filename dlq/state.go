@@ -30,11 +30,12 @@ type sorter struct {
 	ledger  *Ledger  // Nil: nobody knows what was redriven.
 	homes   *homes   // Nil: none comes home by itself.
 	origin  bool     // Letters are of use only if they say where they came from.
+	headers []string // Those of letters' headers that are of use. Nil: all are.
 }
 
-// sort reads a record's letter into l.
-func (s *sorter) sort(ctx context.Context, record *holdfast.Message, l *Letter) (State, error) {
-	err := l.decode(record)
+// sort reads a record's letter with d.
+func (s *sorter) sort(ctx context.Context, record *holdfast.Message, d *decoder) (State, error) {
+	err, l := d.decode(record), &d.letter
 	switch {
 	case err != nil, s.origin && l.Message.Topic == record.Topic:
 		return Foreign, nil //nolint:nilerr // That is what the state says.

@@ -35,14 +35,15 @@ func (r *Redrive) Browse(ctx context.Context, from map[int]int64, show func(Entr
 		}
 	}
 	s := r.sorter()
-	var l Letter
+	s.headers = nil // All are for show.
+	var d decoder
 	return r.log.Scan(ctx, r.cfg.Topic, begin, func(records []holdfast.Message) error {
 		for i := range records {
-			state, err := s.sort(ctx, &records[i], &l)
+			state, err := s.sort(ctx, &records[i], &d)
 			if err != nil {
 				return err
 			}
-			if err := show(Entry{records[i], l, state}); err != nil {
+			if err := show(Entry{records[i], d.letter, state}); err != nil {
 				return err
 			}
 		}

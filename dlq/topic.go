@@ -175,8 +175,9 @@ func (t *Topic) Close() error {
 func (t *Topic) Write(ctx context.Context, letters ...Letter) error {
 	records := make([]holdfast.Message, len(letters))
 	var direct, spooled []int // What is in the spool goes first, and what must not overtake it goes there, too.
-	for i, l := range letters {
-		records[i] = t.record(l)
+	var e encoder
+	for i := range letters {
+		records[i] = t.record(&e, letters[i])
 		if t.cfg.Spool != nil && t.cfg.Spool.Holds(&records[i]) {
 			spooled = append(spooled, i)
 		} else {
@@ -194,12 +195,12 @@ func (t *Topic) Write(ctx context.Context, letters ...Letter) error {
 }
 
 // record is a letter as it is written. Its partition is where it comes from, or -1 when its key decides.
-func (t *Topic) record(l Letter) holdfast.Message {
+func (t *Topic) record(e *encoder, l Letter) holdfast.Message {
 	l.Host = cmp.Or(l.Host, t.host)
 	l.App = cmp.Or(l.App, t.cfg.App)
 	l.AppVersion = cmp.Or(l.AppVersion, t.cfg.AppVersion)
 	l.ClientID = cmp.Or(l.ClientID, t.cfg.ClientID)
-	r := Encode(l, t.cfg.Formats...)
+	r := e.encode(&l, t.cfg.Formats)
 	r.Topic, r.Partition = t.cfg.Topic, l.Message.Partition
 	if t.cfg.Placement == SameKey && r.Key != nil {
 		r.Partition = -1
