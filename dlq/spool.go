@@ -2,6 +2,7 @@ package dlq
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -55,7 +56,9 @@ type change struct {
 
 // OpenSpool opens the spool of a directory, which it makes if it is not there, for no other user's eyes. What an earlier
 // process left in it is there, however that process ended. A spool that is open already is refused at once with
-// ErrSpoolInUse.
+// ErrSpoolInUse, and a file that the disk has damaged with ErrSpoolDamaged. Where only what a message holds is damaged,
+// that message is set aside (Drain). What is damaged while the spool is open ends the process when it is read. The one
+// damage that nobody sees is to the page that says what the last transaction was: that one is taken for never finished.
 func OpenSpool(dir string, cfg SpoolConfig) (*Spool, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -83,7 +86,11 @@ func OpenSpool(dir string, cfg SpoolConfig) (*Spool, error) {
 // recount learns from the file what is in it.
 func (s *Spool) recount() error {
 	return s.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket(messageBucket()).ForEach(func(_, record []byte) error {
+		b := tx.Bucket(messageBucket())
+		return b.ForEach(func(key, record []byte) error {
+			if len(key) != numberBytes || binary.BigEndian.Uint64(key) > b.Sequence() { // The next one would replace it.
+				return damaged(s.db.Path(), fmt.Errorf("it has message %x, and says that the last one is %x", key, b.Sequence()))
+			}
 			s.count.Add(1)
 			s.bytes.Add(cost(record))
 			if _, m, err := decodeRecord(record); err == nil { // Drain will speak of one that is damaged.

@@ -17,6 +17,9 @@ var (
 	// ErrSpoolInUse says that a directory's spool is open already, here or in another process.
 	ErrSpoolInUse = errors.New("dlq: spool is in use")
 
+	// ErrSpoolDamaged says that a spool's file cannot be opened any more. It names the file, which stays as it is.
+	ErrSpoolDamaged = errors.New("dlq: spool is damaged")
+
 	// ErrSpoolClosed says that a spool was used after Close.
 	ErrSpoolClosed = errors.New("dlq: spool is closed")
 )

@@ -16,9 +16,10 @@ const (
 	spoolFile    = "spool.db"
 	spoolFormat  = "1" // A release reads its own format and the one before.
 	newSpoolFile = ".new-spool-*"
+	lookOnce     = time.Nanosecond // At a lock: 0 would wait for ever.
 )
 
-// The file has two buckets: what it is, and the messages by their number, which is eight bytes, big-endian.
+// The file has two buckets: what it is, and the messages by their number, big-endian (numberBytes).
 func aboutBucket() []byte   { return []byte("holdfast-spool") }
 func messageBucket() []byte { return []byte("messages") }
 func formatKey() []byte     { return []byte("format") }
@@ -34,12 +35,16 @@ func openFile(dir string) (*bolt.DB, error) {
 			return nil, err
 		}
 	}
-	db, err := openBolt(path)
+	var db *bolt.DB
+	err := checkFile(path)
+	if err == nil {
+		db, err = openBolt(path)
+	}
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("%w: another process, or this one, has it open", ErrSpoolInUse)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, err
 	}
 	if err := errors.Join(os.Chmod(path, 0o600), checkFormat(db), removeRemains(dir)); err != nil {
 		return nil, errors.Join(err, db.Close())
@@ -51,7 +56,7 @@ func openFile(dir string) (*bolt.DB, error) {
 // with each transaction, where it would cost more than the messages once the file is large.
 func openBolt(path string) (*bolt.DB, error) {
 	return bolt.Open(path, 0o600, &bolt.Options{
-		Timeout:        time.Nanosecond, // One look at the lock: 0 would wait for ever.
+		Timeout:        lookOnce,
 		NoFreelistSync: true,
 		FreelistType:   bolt.FreelistMapType,
 	})

@@ -12,6 +12,9 @@ import (
 	"github.com/holdfast-io/holdfast"
 )
 
+// numberBytes is how long a message's number is.
+const numberBytes = 8
+
 // placeBytes is about what the file spends on a record besides the record.
 const placeBytes = 48
 
