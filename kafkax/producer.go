@@ -207,11 +207,7 @@ func (p *Producer) enqueue(ctx context.Context, w *writer, messages []holdfast.M
 // take takes messages over and hands them to their partition, when there is room for them.
 func (p *Producer) take(ctx context.Context, w *writer, messages []holdfast.Message, entries []entry) error {
 	size := cost(entries)
-	if size > p.cfg.MaxBufferedBytes {
-		return holdfast.Permanent(fmt.Errorf("%w: %d bytes, ProducerConfig.MaxBufferedBytes is %d",
-			kafka.MessageSizeTooLarge, size, p.cfg.MaxBufferedBytes))
-	}
-	if err := p.buffer.take(ctx, size, !p.cfg.FailWhenFull); err != nil {
+	if err := p.reserve(ctx, size); err != nil {
 		return err
 	}
 	for !w.add(messages, entries) {
@@ -226,6 +222,15 @@ func (p *Producer) take(ctx context.Context, w *writer, messages []holdfast.Mess
 		w = r.writer(w.at.partition) // The old one's route was forgotten.
 	}
 	return nil
+}
+
+// reserve takes room for messages of that many bytes.
+func (p *Producer) reserve(ctx context.Context, size int) error {
+	if size > p.cfg.MaxBufferedBytes {
+		return holdfast.Permanent(fmt.Errorf("%w: %d bytes, ProducerConfig.MaxBufferedBytes is %d",
+			kafka.MessageSizeTooLarge, size, p.cfg.MaxBufferedBytes))
+	}
+	return p.buffer.take(ctx, size, !p.cfg.FailWhenFull)
 }
 
 // layout is what is known of a topic.

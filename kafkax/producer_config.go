@@ -56,8 +56,10 @@ type ProducerConfig struct {
 
 	// Spool takes the messages that meet an open circuit. They count as produced, and are written in their order when the
 	// circuit has closed, also those that an earlier process has left there. As long as the spool has a key, newer messages
-	// of that key go behind it. What goes through the spool is written at least once. Nil means none: messages that meet
-	// an open circuit fail with breaker.ErrCircuitOpen. The spool is this Producer's alone, and is not closed by it.
+	// of that key go behind it. What goes through the spool is written at least once. Order, of messages and of the calls
+	// of functions given to ProduceAsync, is each key's then, no longer the partition's; a message that the spool refuses
+	// fails, and takes all with it that waits in its partition. Nil means none: messages that meet an open circuit fail with
+	// breaker.ErrCircuitOpen. The spool is this Producer's alone, and is not closed by it.
 	Spool Spool
 
 	// Logger is told when messages begin to go to the spool, how draining it goes, and of functions given to ProduceAsync

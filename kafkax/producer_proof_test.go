@@ -14,6 +14,7 @@ import (
 	"github.com/segmentio/kafka-go"
 
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/dlq"
 	"github.com/holdfast-io/holdfast/internal/fates"
 	"github.com/holdfast-io/holdfast/kafkax"
 	"github.com/holdfast-io/holdfast/retry"
@@ -22,34 +23,99 @@ import (
 
 // TestProduceProof produces among random faults, over many seeds, and checks every message.
 func TestProduceProof(t *testing.T) {
-	seeds := 25
+	seeds := uint64(25)
 	if testing.Short() {
 		seeds = 5
 	}
+	proveProduce(t, seeds, nil)
+}
+
+// TestProduceSpoolProof does so with a spool on this disk: what goes there is written at least once, the rest once.
+func TestProduceSpoolProof(t *testing.T) {
+	seeds := uint64(15)
+	if testing.Short() {
+		seeds = 5
+	}
+	proveProduce(t, seeds, func(t *testing.T, book *fates.Book, cfg *kafkax.ProducerConfig) {
+		disk, err := dlq.OpenSpool(t.TempDir(), dlq.SpoolConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if left := disk.Stats().Messages; left != 0 {
+				t.Errorf("%d messages are left in the spool", left)
+			}
+			if err := disk.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		cfg.Spool = bookedSpool{disk, book}
+	})
+}
+
+// bookedSpool notes what goes through a spool, whose disk it makes a slow one.
+type bookedSpool struct {
+	*dlq.Spool
+	book *fates.Book
+}
+
+func (s bookedSpool) Append(ctx context.Context, messages ...holdfast.Message) error {
+	for i := range messages {
+		s.book.Often(fates.ID(&messages[i]))
+	}
+	time.Sleep(10 * time.Millisecond)
+	return s.Spool.Append(ctx, messages...)
+}
+
+func (s bookedSpool) Drain(ctx context.Context, send func(context.Context, []holdfast.Message) error) error {
+	return s.Spool.Drain(ctx, func(ctx context.Context, messages []holdfast.Message) error {
+		time.Sleep(time.Second)
+		return send(ctx, messages)
+	})
+}
+
+func proveProduce(t *testing.T, seeds uint64, arrange func(*testing.T, *fates.Book, *kafkax.ProducerConfig)) {
+	t.Helper()
 	total := make(map[fates.Fate]int)
-	for seed := range uint64(seeds) {
+	var sum kafkax.ProducerStats
+	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			luck := rand.New(rand.NewPCG(seed, 0))
-			cfg := kafkax.ProducerConfig{Retry: retry.Policy{Attempts: 1 + luck.IntN(5)}, BatchBytes: 200 << luck.IntN(8), Timeout: time.Second}
 			virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 3}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+				var book fates.Book
+				luck := rand.New(rand.NewPCG(seed, 0))
+				cfg := kafkax.ProducerConfig{
+					Retry: retry.Policy{Attempts: 1 + luck.IntN(5)}, BatchBytes: 200 << luck.IntN(8), Timeout: time.Second,
+					Logger: slog.New(slog.DiscardHandler),
+				}
+				if arrange != nil {
+					arrange(t, &book, &cfg)
+				}
 				p, err := kafkax.NewProducer(cluster, cfg)
 				if err != nil {
 					t.Fatal(err)
 				}
-				var book fates.Book
+				settle := func(id int, err error) {
+					failed, ok := errors.AsType[*kafkax.ProduceError](err)
+					if ok && len(failed.Indexes()) == 0 { // It is in the spool, and may be written already.
+						book.Often(id)
+						err = nil
+					}
+					book.Settle(id, err)
+				}
+				var wellAgain []func()
 				for range 60 {
-					misfortune(t, luck, server)
+					wellAgain = append(wellAgain, misfortune(t, luck, server))
 					for range luck.IntN(30) {
 						key := fmt.Sprint(luck.IntN(6))
 						id, m := book.Message("orders", key)
 						ctx, cancel := context.WithTimeout(t.Context(), time.Duration(luck.IntN(20_000))*time.Millisecond)
 						err := p.ProduceAsync(ctx, m, func(err error) {
 							cancel()
-							book.Settle(id, err)
+							settle(id, err)
 						})
 						if err != nil {
 							cancel()
-							book.Settle(id, err)
+							settle(id, err)
 						}
 					}
 					if luck.IntN(3) == 0 {
@@ -58,6 +124,12 @@ func TestProduceProof(t *testing.T) {
 				}
 				if err := server.Start(); err != nil {
 					t.Fatal(err)
+				}
+				if cfg.Spool != nil {
+					for _, remove := range wellAgain {
+						remove()
+					}
+					drained(t, p)
 				}
 				var left *kafkax.CloseError
 				if err := p.Close(t.Context()); err != nil && (!errors.As(err, &left) || left.Err != nil) {
@@ -76,16 +148,19 @@ func TestProduceProof(t *testing.T) {
 				for _, what := range []fates.Fate{fates.Acknowledged, fates.NotWritten, fates.Unknown} {
 					total[what] += book.Count(what)
 				}
+				sum.Spooled += p.Stats().Spooled
+				sum.Drained += p.Stats().Drained
 			})
 		})
 	}
-	if len(total) < 3 || total[fates.Acknowledged] == 0 || total[fates.NotWritten] == 0 || total[fates.Unknown] == 0 {
-		t.Errorf("the faults do not bring about every fate: %v", total)
+	if total[fates.Acknowledged] == 0 || total[fates.NotWritten] == 0 || total[fates.Unknown] == 0 || sum.Drained != sum.Spooled || (arrange == nil) != (sum.Spooled == 0) {
+		t.Errorf("the faults do not bring about every fate: %v, %+v", total, sum)
 	}
-	t.Log(total)
+	t.Log(total, sum.Spooled, sum.Drained)
 }
 
-func misfortune(t *testing.T, luck *rand.Rand, server *testkit.KafkaServer) {
+// misfortune has something happen, perhaps. What it has in store is taken back by calling the function that it returns.
+func misfortune(t *testing.T, luck *rand.Rand, server *testkit.KafkaServer) (remove func()) {
 	t.Helper()
 	fault := testkit.Fault{API: testkit.APIProduce, Nth: 1 + luck.IntN(3), Times: 1 + luck.IntN(2)}
 	codes := []kafka.Error{
@@ -95,21 +170,20 @@ func misfortune(t *testing.T, luck *rand.Rand, server *testkit.KafkaServer) {
 	switch luck.IntN(12) {
 	case 0, 1:
 		fault.LoseAck = true
-		server.Inject(fault)
 	case 2:
 		fault.Cut = true
-		server.Inject(fault)
 	case 3:
 		fault.Code = int16(codes[luck.IntN(len(codes))])
-		server.Inject(fault)
 	case 4:
 		fault.Hang = true
 		remove := server.Inject(fault)
 		time.AfterFunc(time.Duration(luck.IntN(2500))*time.Millisecond, remove)
+		return remove
 	case 5:
 		if err := server.MoveLeader("orders", luck.IntN(3), luck.IntN(3)); err != nil {
 			t.Error(err)
 		}
+		return func() {}
 	case 6:
 		if luck.IntN(4) == 0 {
 			server.Stop()
@@ -118,7 +192,11 @@ func misfortune(t *testing.T, luck *rand.Rand, server *testkit.KafkaServer) {
 				t.Error(err)
 			}
 		}
+		return func() {}
+	default:
+		return func() {}
 	}
+	return server.Inject(fault)
 }
 
 // TestProduceIdentity has every way in which a producer's place in the sequence is lost.

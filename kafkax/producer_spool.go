@@ -37,8 +37,9 @@ type outbox struct {
 	filled   atomic.Bool   // There may be something in the spool.
 
 	mu      sync.Mutex
-	changes uint64 // Counts the begin and the end of each Append.
-	writing int    // Appends in progress.
+	changes uint64   // Counts the begin and the end of each Append.
+	writing int      // Appends in progress.
+	news    []func() // To be called, or being so: somebody is at it as long as there are any.
 }
 
 func newOutbox(p *Producer) *outbox {
@@ -162,13 +163,17 @@ func (p *Producer) strand(ctx context.Context, c *call, indexes []int) {
 		messages[n] = c.messages[i]
 		messages[n].Partition = -1
 	}
-	var o *outcome
-	if err := p.outbox.keep(ctx, messages); err != nil {
-		o = &outcome{at: place{messages[0].Topic, -1}, err: err, ambiguous: holdfast.IsAmbiguous(err)}
-		p.counts.note(len(indexes), o)
-	}
-	for _, i := range indexes {
-		c.settle(i, o)
+	err := p.outbox.keep(ctx, messages)
+	outcomes := make(map[string]*outcome)
+	for n, i := range indexes {
+		topic := messages[n].Topic
+		if err != nil && outcomes[topic] == nil {
+			outcomes[topic] = &outcome{at: place{topic, -1}, err: err, ambiguous: holdfast.IsAmbiguous(err)}
+		}
+		if err != nil {
+			p.counts.note(1, outcomes[topic])
+		}
+		c.settle(i, outcomes[topic])
 	}
 }
 
@@ -178,23 +183,55 @@ func (p *Producer) strandAsync(ctx context.Context, m holdfast.Message, done fun
 	if err != nil {
 		return err
 	}
-	m.Partition = -1
-	if err := p.outbox.keep(ctx, []holdfast.Message{m}); err != nil {
-		end()
+	defer end()
+	size := messageSize(&m) + entrySize
+	if err := p.reserve(ctx, size); err != nil {
 		return err
 	}
-	go func() {
-		defer end()
+	m.Partition = -1
+	if err := p.outbox.keep(ctx, []holdfast.Message{m}); err != nil {
+		p.buffer.give(size)
+		return err
+	}
+	p.outbox.tell(func() {
 		p.announce(done, nil)
-	}()
+		p.buffer.give(size)
+	})
 	return nil
 }
 
-// divert puts into the spool what must go behind what is there, and returns the rest of the batch.
-func (w *writer) divert(b *batch) *batch {
+// tell has it called in a goroutine, after all that was told before.
+func (o *outbox) tell(news func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.news = append(o.news, news)
+	if len(o.news) == 1 {
+		o.producer.work.Go(o.spread)
+	}
+}
+
+func (o *outbox) spread() {
+	for n := 0; ; {
+		o.mu.Lock()
+		o.news = o.news[n:]
+		told := o.news
+		o.mu.Unlock()
+		if len(told) == 0 {
+			return
+		}
+		for _, news := range told {
+			news()
+		}
+		n = len(told)
+	}
+}
+
+// divert says whether a batch may be written. If something of it must go behind what is in the spool, that goes there, and
+// the rest becomes the next batch, which fails like all the queue if the spool refuses what it is to keep.
+func (w *writer) divert(b *batch) bool {
 	o := w.producer.outbox
 	if o == nil || b.drained || !o.filled.Load() {
-		return b
+		return true
 	}
 	behind := make(map[int]bool)
 	keys, asked := make(map[string]bool), false // Of those: a later one goes behind them, though the spool be empty by now.
@@ -205,12 +242,15 @@ func (w *writer) divert(b *batch) *batch {
 		}
 	}
 	if len(behind) == 0 {
-		return b
+		return true
 	}
 	later := b.pick(func(i int) bool { return behind[i] })
+	defer w.producer.release(later)
+	if later.Len() < b.Len() {
+		w.putBack(b.pick(func(i int) bool { return !behind[i] }))
+	}
 	w.spool(later)
-	w.producer.release(later)
-	return w.without(b, behind)
+	return false
 }
 
 // spool puts a batch into the spool and tells its callers.

@@ -95,7 +95,7 @@ func keyed(key, value string) holdfast.Message {
 // drained waits until the spool is empty.
 func drained(t *testing.T, p *kafkax.Producer) {
 	t.Helper()
-	for range 600 {
+	for range 6000 {
 		if !p.Stats().Spool {
 			return
 		}
@@ -211,8 +211,9 @@ func TestSpoolStranded(t *testing.T) {
 		spool.mu.Lock()
 		spool.full = true
 		spool.mu.Unlock()
-		if err := p.Produce(t.Context(), keyed("k", "c")); err == nil || holdfast.IsAmbiguous(err) {
-			t.Errorf("with a full disk: %v", err)
+		failed := failure(t, p.Produce(t.Context(), keyed("k", "c"), message("letters", "c"), keyed("k", "c")))
+		if failed.Ambiguous() || len(failed.Failures) != 2 || !slices.Equal(failed.Failures[0].Indexes, []int{0, 2}) || failed.Failures[1].Topic != "letters" {
+			t.Errorf("with a full disk: %+v", failed.Failures)
 		}
 		if err := p.ProduceAsync(t.Context(), keyed("k", "d"), func(error) { t.Error("called") }); err == nil {
 			t.Error("with a full disk: no error")
@@ -367,6 +368,80 @@ func TestSpoolFullBarsQueue(t *testing.T) {
 		}
 		if err := p.WaitUntilReady(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// TestSpoolFullBarsBatch has the spool refuse one message in the middle of a batch. Those beside it are not written
+// either, or they would be there before it although they were handed over together with it.
+func TestSpoolFullBarsBatch(t *testing.T) {
+	spool := &memorySpool{
+		all:  []holdfast.Message{{Topic: "nowhere", Partition: -1, Key: []byte("k")}}, // It stays.
+		full: true,
+		asks: func(m *holdfast.Message, _ bool) bool { return string(m.Key) == "k" },
+	}
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		p, err := kafkax.NewProducer(cluster, kafkax.ProducerConfig{Spool: spool})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := []holdfast.Message{keyed("other", "a"), keyed("k", "b"), keyed("other", "c")}
+		failed := failure(t, p.Produce(t.Context(), all...))
+		if !slices.Equal(failed.Indexes(), []int{0, 1, 2}) || failed.Ambiguous() || len(values(t, server, "orders")[0]) != 0 {
+			t.Errorf("failed %v, written %v", failed.Failures, values(t, server, "orders")[0])
+		}
+		spool.mu.Lock()
+		spool.full = false
+		spool.mu.Unlock()
+		if err := p.Produce(t.Context(), all...); err != nil {
+			t.Error(err)
+		}
+		if got := fmt.Sprint(values(t, server, "orders")[0]); got != "[a c]" || spool.len() < 1 {
+			t.Errorf("written %s, %d in the spool", got, spool.len())
+		}
+		until(t, "the spool's own is written", func() bool { return len(values(t, server, "orders")[0]) == 3 })
+		if err := p.Close(t.Context()); err == nil {
+			t.Error("what stays in the spool is no error")
+		}
+	})
+}
+
+// TestSpoolStrandedInOrder has functions of ProduceAsync called for messages that went straight to the spool: one after
+// the other, and a slow one holds up no caller until the buffer is full.
+func TestSpoolStrandedInOrder(t *testing.T) {
+	spool := new(memorySpool)
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		p, err := kafkax.NewProducer(cluster, kafkax.ProducerConfig{Spool: spool, MaxBufferedBytes: 10_000, FailWhenFull: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		server.Stop()
+		var said, want []int
+		slow := make(chan struct{})
+		for i := range 1000 {
+			err := p.ProduceAsync(t.Context(), keyed("k", fmt.Sprint(i)), func(err error) {
+				<-slow
+				if said = append(said, i); err != nil {
+					t.Error(err)
+				}
+			})
+			if err != nil && !errors.Is(err, kafkax.ErrBufferFull) {
+				t.Fatal(err)
+			}
+			if err == nil {
+				want = append(want, i)
+			}
+		}
+		if len(want) < 50 || len(want) > 110 {
+			t.Errorf("%d taken", len(want))
+		}
+		close(slow)
+		synctest.Wait()
+		if !slices.Equal(said, want) || spool.len() != len(want) || p.Stats().Buffered != 0 {
+			t.Errorf("said %v, want %v; %d in the spool, %+v", said, want, spool.len(), p.Stats())
+		}
+		if err := p.Close(t.Context()); err == nil {
+			t.Error("what stays in the spool is no error")
 		}
 	})
 }

@@ -81,8 +81,8 @@ func (w *writer) close() {
 
 func (w *writer) run() {
 	for b := w.next(); b != nil; b = w.next() {
-		b = w.divert(w.admit(b))
-		if b.Len() > 0 {
+		b = w.admit(b)
+		if b.Len() > 0 && w.divert(b) {
 			w.write(b)
 		}
 		w.producer.release(b)

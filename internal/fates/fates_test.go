@@ -14,6 +14,7 @@ func TestCheck(t *testing.T) {
 	lost, unsure := errors.New("lost"), holdfast.Ambiguous(errors.New("unsure"))
 	for name, test := range map[string]struct {
 		said  []error // Of messages 0 and up, all of one key.
+		often []int
 		there []string
 		fault string // Empty: none.
 	}{
@@ -24,6 +25,10 @@ func TestCheck(t *testing.T) {
 		"unknown twice":         {said: []error{unsure}, there: []string{"0", "0"}, fault: "message 0 is unknown, and there 2 times"},
 		"there all the same":    {said: []error{lost}, there: []string{"0"}, fault: "message 0 is not written, and there 1 times"},
 		"out of order":          {said: []error{nil, nil}, there: []string{"1", "0"}, fault: "message 0 lies behind 1"},
+		"often":                 {said: []error{nil, nil}, often: []int{0, 1}, there: []string{"0", "1", "0", "1"}},
+		"often, but not this":   {said: []error{nil, nil}, often: []int{0}, there: []string{"0", "1", "1"}, fault: "message 1 is acknowledged, and there 2 times"},
+		"often, but lost":       {said: []error{nil}, often: []int{0}, fault: "message 0 is acknowledged, and there 0 times"},
+		"a late one":            {said: []error{nil, nil}, often: []int{0}, there: []string{"0", "1", "0"}, fault: "the last ones are out of order"},
 		"of somebody else":      {there: []string{"x"}, fault: "not a message of ours"},
 		"nothing was said of 1": {said: []error{nil}, there: []string{"0"}, fault: "message 1 is unsettled"},
 	} {
@@ -38,6 +43,9 @@ func TestCheck(t *testing.T) {
 			}
 			for id, err := range test.said {
 				book.Settle(id, err)
+			}
+			for _, id := range test.often {
+				book.Often(id)
 			}
 			var there []holdfast.Message
 			for _, value := range test.there {
