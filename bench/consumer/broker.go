@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 
@@ -10,7 +11,7 @@ import (
 )
 
 // serve is the broker's process.
-func serve(messages int) error {
+func serve(ctx context.Context, messages int) error {
 	all := make(map[string]int)
 	for _, topic := range topics {
 		all[topic] = partitions
@@ -25,7 +26,7 @@ func serve(messages int) error {
 		if topic == "lz4" {
 			codec = kgo.Lz4Compression()
 		}
-		if err := b.Fill(topic, codec, messages, record); err != nil {
+		if err := b.Fill(ctx, topic, codec, messages, record); err != nil {
 			return err
 		}
 	}

@@ -36,7 +36,7 @@ func main() {
 	case "":
 		err = compareAll(context.Background(), *messages, *rounds)
 	case "broker":
-		err = serve(warmUp + *messages)
+		err = serve(context.Background(), warmUp+*messages)
 	default:
 		err = contend(*role, strings.Split(*brokers, ","), *topic, *group, *messages)
 	}

@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"os"
 	"strings"
 	"time"
 
@@ -24,8 +25,8 @@ const (
 func main() {
 	log.SetFlags(0)
 	role := flag.String("role", "", "broker, or a contender; empty runs all of them")
-	brokers := flag.String("brokers", "", "addresses, for a contender")
-	group := flag.String("group", "", "group, for a contender")
+	brokers := flag.String("brokers", os.Getenv("HOLDFAST_KAFKA"), "addresses; empty for a broker of the benchmark's own")
+	run := flag.String("run", "", "what the topics' names begin with, for broker and contenders")
 	messages := flag.Int("messages", 500_000, "letters, and messages")
 	rounds := flag.Int("rounds", 5, "rounds to measure")
 	flag.Parse()
@@ -34,40 +35,23 @@ func main() {
 	var err error
 	switch *role {
 	case "":
-		err = compareAll(context.Background(), *messages, *rounds)
+		err = compareAll(context.Background(), *brokers, *messages, *rounds)
 	case "broker":
-		err = serve(*messages)
+		err = serve(ctx, *run, *messages)
 	default:
-		err = contend(ctx, *role, strings.Split(*brokers, ","), *group, *messages)
+		err = contend(ctx, *role, strings.Split(*brokers, ","), *run, *messages)
 	}
 	if err != nil {
 		log.Fatal(err)
 	}
 }
 
-func compareAll(ctx context.Context, messages, rounds int) error {
+func compareAll(ctx context.Context, brokers string, messages, rounds int) error {
 	results := make(compare.Results)
-	names := []string{"producer", "redrive", "topic", "spool", "spool-one"}
 	for round := range rounds {
-		// A broker of its own for each round, or its memory would fill up.
-		addrs, stop, err := compare.Serve(ctx, "-role", "broker", "-messages", fmt.Sprint(messages))
-		if err != nil {
+		if err := measureRound(ctx, results, brokers, round, messages); err != nil {
 			return err
 		}
-		for i := range names {
-			name := names[(i+round)%len(names)] // Nobody is always first.
-			n := messages
-			if name == "spool-one" {
-				n /= loneShare
-			}
-			s, err := compare.Run(ctx, "-role", name, "-brokers", addrs, "-messages", fmt.Sprint(n), "-group", fmt.Sprint("round-", round))
-			if err != nil {
-				stop()
-				return err
-			}
-			results[name] = append(results[name], s)
-		}
-		stop()
 	}
 	results.Table("dlq")
 	for _, way := range []string{"topic", "spool", "spool-one"} {
@@ -75,5 +59,35 @@ func compareAll(ctx context.Context, messages, rounds int) error {
 	}
 	fmt.Printf("letters/s redriven %.0f\n", results.Median("redrive", compare.Rate))
 	fmt.Printf("ratio redrive/producer %.2f\n", results.Median("redrive", compare.Rate)/results.Median("producer", compare.Rate))
+	return nil
+}
+
+// measureRound measures everyone on topics that nobody has used, and without brokers on one that nobody has, or its memory
+// would fill up.
+func measureRound(ctx context.Context, results compare.Results, brokers string, round, messages int) error {
+	run := fmt.Sprintf("bench-%d-%d", time.Now().Unix(), round)
+	if brokers == "" {
+		addrs, stop, err := compare.Serve(ctx, "-role", "broker", "-run", run, "-messages", fmt.Sprint(messages))
+		if err != nil {
+			return err
+		}
+		defer stop()
+		brokers = addrs
+	} else if err := prepare(ctx, strings.Split(brokers, ","), run, messages); err != nil {
+		return err
+	}
+	names := []string{"producer", "redrive", "topic", "spool", "spool-one"}
+	for i := range names {
+		name := names[(i+round)%len(names)] // Nobody is always first.
+		n := messages
+		if name == "spool-one" {
+			n /= loneShare
+		}
+		s, err := compare.Run(ctx, "-role", name, "-brokers", brokers, "-messages", fmt.Sprint(n), "-run", run)
+		if err != nil {
+			return err
+		}
+		results[name] = append(results[name], s)
+	}
 	return nil
 }

@@ -22,40 +22,72 @@ import (
 // chunk is how many messages a call of the producer gets.
 const chunk = 2000
 
+// The topics of a run, by the ends of their names.
+const (
+	origin   = ".orders"
+	letters  = ".orders.dlq"
+	parked   = ".orders.dlq.parked"
+	produced = ".produced"
+	written  = ".written.dlq"
+)
+
+func topics() map[string]int {
+	return map[string]int{origin: partitions, letters: partitions, parked: 1, produced: partitions, written: partitions}
+}
+
 // serve is a broker with letters in it.
-func serve(messages int) error {
-	b, err := broker.Start(map[string]int{
-		"orders": partitions, "orders.dlq": partitions, "orders.dlq.parked": 1, "produced": partitions, "written.dlq": partitions,
-	}, kfake.BlackholeProduce())
+func serve(ctx context.Context, run string, messages int) error {
+	named := make(map[string]int)
+	for topic, n := range topics() {
+		named[run+topic] = n
+	}
+	b, err := broker.Start(named, kfake.BlackholeProduce())
 	if err != nil {
 		return err
 	}
 	defer b.Close()
-	if err := b.Fill("orders.dlq", kgo.NoCompression(), messages, record); err != nil {
+	if err := b.Fill(ctx, run+letters, kgo.NoCompression(), messages, record(run)); err != nil {
 		return err
 	}
 	b.Serve()
 	return nil
 }
 
-// record is the letter of the i-th message.
-func record(i int) *kgo.Record {
-	m := message(i)
-	l := dlq.Encode(letter(m))
-	r := &kgo.Record{Partition: int32(m.Partition), Key: l.Key, Value: l.Value, Timestamp: l.Time}
-	for _, h := range l.Headers {
-		r.Headers = append(r.Headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
+// prepare makes the topics on brokers that run, and writes the letters.
+func prepare(ctx context.Context, brokers []string, run string, messages int) error {
+	admin, err := kafkax.NewAdmin(kafkax.Cluster{Brokers: brokers}, kafkax.AdminConfig{})
+	if err != nil {
+		return err
 	}
-	return r
+	defer admin.Close()
+	for topic, n := range topics() {
+		if err := admin.CreateTopic(ctx, run+topic, n, nil); err != nil {
+			return err
+		}
+	}
+	return broker.Write(ctx, brokers, run+letters, kgo.NoCompression(), messages, record(run))
 }
 
-func message(i int) holdfast.Message {
+// record makes the letter of the i-th message.
+func record(run string) func(i int) *kgo.Record {
+	return func(i int) *kgo.Record {
+		m := message(run, i)
+		l := dlq.Encode(letter(m))
+		r := &kgo.Record{Partition: int32(m.Partition), Key: l.Key, Value: l.Value, Timestamp: l.Time}
+		for _, h := range l.Headers {
+			r.Headers = append(r.Headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
+		}
+		return r
+	}
+}
+
+func message(run string, i int) holdfast.Message {
 	value := make([]byte, valueSize)
 	for n := range value {
 		value[n] = 'a' + byte(rand.IntN(26))
 	}
 	return holdfast.Message{
-		Topic: "orders", Partition: i / 1000 % partitions, Offset: int64(i), Time: time.UnixMilli(1_700_000_000_000 + int64(i)),
+		Topic: run + origin, Partition: i / 1000 % partitions, Offset: int64(i), Time: time.UnixMilli(1_700_000_000_000 + int64(i)),
 		Key: strconv.AppendInt(nil, int64(i), 10), Value: value, Headers: []holdfast.Header{{Key: "tenant", Value: []byte("7")}},
 	}
 }
@@ -65,7 +97,7 @@ func letter(m holdfast.Message) dlq.Letter {
 }
 
 // contend moves all messages, and prints what that cost.
-func contend(ctx context.Context, name string, brokers []string, group string, messages int) error {
+func contend(ctx context.Context, name string, brokers []string, run string, messages int) error {
 	cluster := kafkax.Cluster{Brokers: brokers}
 	producer, err := kafkax.NewProducer(cluster, kafkax.ProducerConfig{})
 	if err != nil {
@@ -75,15 +107,15 @@ func contend(ctx context.Context, name string, brokers []string, group string, m
 	var s compare.Sample
 	switch name {
 	case "producer":
-		s, err = produce(ctx, producer, messages)
+		s, err = produce(ctx, producer, run, messages)
 	case "topic":
-		s, err = write(ctx, producer, messages)
+		s, err = write(ctx, producer, run, messages)
 	case "spool":
-		s, err = spool(ctx, messages, partitions, writeBatch)
+		s, err = spool(ctx, run, messages, partitions, writeBatch)
 	case "spool-one":
-		s, err = spool(ctx, messages, loneWriters, 1)
+		s, err = spool(ctx, run, messages, loneWriters, 1)
 	case "redrive":
-		s, err = redrive(ctx, cluster, producer, group)
+		s, err = redrive(ctx, cluster, producer, run)
 	default:
 		err = fmt.Errorf("no contender %q", name)
 	}
@@ -97,12 +129,12 @@ func contend(ctx context.Context, name string, brokers []string, group string, m
 }
 
 // produce writes what a redrive writes, from memory, each partition by a goroutine of its own.
-func produce(ctx context.Context, producer *kafkax.Producer, messages int) (compare.Sample, error) {
+func produce(ctx context.Context, producer *kafkax.Producer, run string, messages int) (compare.Sample, error) {
 	byPartition := make([][]holdfast.Message, partitions)
 	for i := range messages {
-		m := message(i)
+		m := message(run, i)
 		m.Headers = append(m.Headers,
-			holdfast.Header{Key: dlq.HeaderID, Value: fmt.Appendf(nil, "billing/orders/%d/%d", m.Partition, m.Offset)},
+			holdfast.Header{Key: dlq.HeaderID, Value: fmt.Appendf(nil, "billing/%s/%d/%d", m.Topic, m.Partition, m.Offset)},
 			holdfast.Header{Key: dlq.HeaderRedriveCount, Value: []byte("1")})
 		byPartition[m.Partition] = append(byPartition[m.Partition], m)
 	}
@@ -113,7 +145,7 @@ func produce(ctx context.Context, producer *kafkax.Producer, messages int) (comp
 		writers.Go(func() {
 			for len(own) > 0 && errs[p] == nil {
 				n := min(chunk, len(own))
-				errs[p] = producer.ProduceTo(ctx, "produced", p, own[:n]...)
+				errs[p] = producer.ProduceTo(ctx, run+produced, p, own[:n]...)
 				own = own[n:]
 			}
 		})
@@ -128,7 +160,7 @@ func produce(ctx context.Context, producer *kafkax.Producer, messages int) (comp
 }
 
 // redrive takes all letters home. It is measured whole: joining the group, reading, decoding, writing, committing.
-func redrive(ctx context.Context, cluster kafkax.Cluster, producer *kafkax.Producer, group string) (compare.Sample, error) {
+func redrive(ctx context.Context, cluster kafkax.Cluster, producer *kafkax.Producer, run string) (compare.Sample, error) {
 	admin, err := kafkax.NewAdmin(cluster, kafkax.AdminConfig{})
 	if err != nil {
 		return compare.Sample{}, err
@@ -139,7 +171,7 @@ func redrive(ctx context.Context, cluster kafkax.Cluster, producer *kafkax.Produ
 	if err != nil {
 		return compare.Sample{}, err
 	}
-	r, err := dlq.NewRedrive(consumer, producer, admin, dlq.RedriveConfig{Topic: "orders.dlq", Group: group, Letters: dlq.SourceConfig{Logger: quiet}})
+	r, err := dlq.NewRedrive(consumer, producer, admin, dlq.RedriveConfig{Topic: run + letters, Group: run, Letters: dlq.SourceConfig{Logger: quiet}})
 	if err != nil {
 		return compare.Sample{}, err
 	}

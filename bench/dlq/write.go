@@ -17,14 +17,14 @@ const (
 )
 
 // write dead-letters all messages, each partition by a goroutine of its own, as a pipeline's claims do.
-func write(ctx context.Context, producer dlq.Producer, messages int) (compare.Sample, error) {
-	topic, err := dlq.NewTopic(producer, dlq.TopicConfig{Topic: "written.dlq"})
+func write(ctx context.Context, producer dlq.Producer, run string, messages int) (compare.Sample, error) {
+	topic, err := dlq.NewTopic(producer, dlq.TopicConfig{Topic: run + written})
 	if err != nil {
 		return compare.Sample{}, err
 	}
 	byPartition := make([][]dlq.Letter, partitions)
 	for i := range messages {
-		m := message(i)
+		m := message(run, i)
 		byPartition[m.Partition] = append(byPartition[m.Partition], letter(m))
 	}
 	meter := compare.Start()
@@ -34,7 +34,7 @@ func write(ctx context.Context, producer dlq.Producer, messages int) (compare.Sa
 
 // spool keeps all letters on the disk, so many in a call, by so many goroutines. The directory is on the disk of the
 // working directory: /tmp may be memory.
-func spool(ctx context.Context, messages, writers, batch int) (s compare.Sample, err error) {
+func spool(ctx context.Context, run string, messages, writers, batch int) (s compare.Sample, err error) {
 	dir, err := os.MkdirTemp(".", ".spool-")
 	if err != nil {
 		return s, err
@@ -47,9 +47,9 @@ func spool(ctx context.Context, messages, writers, batch int) (s compare.Sample,
 	defer func() { _ = disk.Close() }()
 	byWriter := make([][]holdfast.Message, writers)
 	for i := range messages {
-		m := message(i)
+		m := message(run, i)
 		r := dlq.Encode(letter(m))
-		r.Topic, r.Partition = "written.dlq", m.Partition
+		r.Topic, r.Partition = run+written, m.Partition
 		byWriter[i%writers] = append(byWriter[i%writers], r)
 	}
 	meter := compare.Start()

@@ -42,7 +42,7 @@ func main() {
 	case "":
 		err = compareAll(context.Background(), *messages, *rounds, *outage)
 	case "broker":
-		err = serve(*messages)
+		err = serve(context.Background(), *messages)
 	default:
 		err = contend(*role, strings.Split(*brokers, ","), *group, *messages)
 	}
@@ -141,13 +141,13 @@ func options() *clickhouse.Options {
 }
 
 // serve is the broker's process.
-func serve(messages int) error {
+func serve(ctx context.Context, messages int) error {
 	b, err := broker.Start(map[string]int{bulk: partitions, trail: 1, "poison": partitions})
 	if err != nil {
 		return err
 	}
 	defer b.Close()
-	if err := b.Fill(bulk, kgo.NoCompression(), messages, record); err != nil {
+	if err := b.Fill(ctx, bulk, kgo.NoCompression(), messages, record); err != nil {
 		return err
 	}
 	b.Serve()

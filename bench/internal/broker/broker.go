@@ -62,9 +62,8 @@ func (b *Broker) Serve() {
 	compare.UntilParentEnds()
 }
 
-// Fill writes n records to a topic, in batches of up to 900,000 B, each record to the partition that it names, and makes the
-// topic a full one, to which nobody writes. Nobody else may be connected yet.
-func (b *Broker) Fill(topic string, codec kgo.CompressionCodec, n int, record func(i int) *kgo.Record) error {
+// Fill writes n records to a topic and makes it a full one, to which nobody writes. Nobody else may be connected yet.
+func (b *Broker) Fill(ctx context.Context, topic string, codec kgo.CompressionCodec, n int, record func(i int) *kgo.Record) error {
 	// kfake may store nothing, but is to know the offsets; a second one stores.
 	store, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(int32(b.topics[topic]), topic))
 	if err != nil {
@@ -72,11 +71,11 @@ func (b *Broker) Fill(topic string, codec kgo.CompressionCodec, n int, record fu
 	}
 	defer store.Close()
 	for _, cluster := range []*kfake.Cluster{b.cluster, store} {
-		if err := write(cluster, topic, codec, n, record); err != nil {
+		if err := Write(ctx, cluster.ListenAddrs(), topic, codec, n, record); err != nil {
 			return err
 		}
 	}
-	logs, err := readLogs(store, topic, b.topics[topic])
+	logs, err := readLogs(ctx, store, topic, b.topics[topic])
 	if err != nil {
 		return err
 	}
@@ -86,8 +85,9 @@ func (b *Broker) Fill(topic string, codec kgo.CompressionCodec, n int, record fu
 	return nil
 }
 
-func write(cluster *kfake.Cluster, topic string, codec kgo.CompressionCodec, n int, record func(i int) *kgo.Record) error {
-	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(codec),
+// Write writes n records to a topic, in batches of up to 900,000 B, each record to the partition that it names.
+func Write(ctx context.Context, addrs []string, topic string, codec kgo.CompressionCodec, n int, record func(i int) *kgo.Record) error {
+	client, err := kgo.NewClient(kgo.SeedBrokers(addrs...), kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(codec),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(900_000), kgo.MaxBufferedRecords(200_000))
 	if err != nil {
 		return err
@@ -95,17 +95,17 @@ func write(cluster *kfake.Cluster, topic string, codec kgo.CompressionCodec, n i
 	defer client.Close()
 	var failed error // The callbacks are called one after the other.
 	for i := range n {
-		client.Produce(context.Background(), record(i), func(_ *kgo.Record, err error) {
+		client.Produce(ctx, record(i), func(_ *kgo.Record, err error) {
 			if err != nil {
 				failed = err
 			}
 		})
 	}
-	return errors.Join(client.Flush(context.Background()), failed)
+	return errors.Join(client.Flush(ctx), failed)
 }
 
 // readLogs fetches all batches of a topic.
-func readLogs(cluster *kfake.Cluster, topic string, partitions int) ([][]batch, error) {
+func readLogs(ctx context.Context, cluster *kfake.Cluster, topic string, partitions int) ([][]batch, error) {
 	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.MaxVersions(versions()))
 	if err != nil {
 		return nil, err
@@ -119,7 +119,7 @@ func readLogs(cluster *kfake.Cluster, topic string, partitions int) ([][]batch, 
 			part.Partition, part.FetchOffset, part.PartitionMaxBytes = int32(p), next, 8<<20
 			request.Topics = []kmsg.FetchRequestTopic{{Topic: topic, Partitions: []kmsg.FetchRequestTopicPartition{part}}}
 			request.MaxBytes, request.SessionEpoch = 8<<20, -1
-			answer, err := client.Broker(0).Request(context.Background(), request)
+			answer, err := client.Broker(0).Request(ctx, request)
 			if err != nil {
 				return nil, err
 			}
