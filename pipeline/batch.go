@@ -22,6 +22,7 @@ type batch[T any] struct {
 	bytes  int
 	oldest int64 // When the first of its messages was fetched, for whose turn it is.
 
+	abandon   func()        // Ends its write if nobody needs the outcome; nil: it is not being written. Under the outlet's lock.
 	kick      chan struct{} // Holds a token when whoever waits with it has something to look at.
 	held      error         // Why it is held aside, nil if it is not. Under the outlet's lock.
 	behind    []*batch[T]   // Held aside, and to be written before it.
@@ -98,12 +99,24 @@ func (b *batch[T]) doubt() { b.unsure = slices.Repeat([]bool{true}, len(b.items)
 
 func (b *batch[T]) isUnsure(i int) bool { return b.unsure != nil && b.unsure[i] }
 
+// isNobodys tells whether all claims that have messages in b are gone.
+func (b *batch[T]) isNobodys() bool {
+	var last *claim // Asked already, as nearly all are: a claim's messages lie together.
+	return !slices.ContainsFunc(b.marks, func(m mark) bool {
+		if m.claim == last {
+			return false
+		}
+		last = m.claim
+		return !last.gone()
+	})
+}
+
 // release drops the items of claims that are gone and, if asked, hands back those of claims that are being drained. An
 // ambiguous batch has to be written again as it was, for as long as one of its claims is there.
 func (b *batch[T]) release(handBack bool) {
 	leaves := func(c *claim) bool { return c.gone() || (handBack && c.draining()) }
 	if b.ambiguous() && !mutant.Is("6 an ambiguous batch is written again without its lost claims") {
-		all := !slices.ContainsFunc(b.marks, func(m mark) bool { return !m.claim.gone() })
+		all := b.isNobodys()
 		leaves = func(*claim) bool { return all }
 	}
 	state := make(map[*claim]bool, len(b.spans))

@@ -32,6 +32,7 @@ type claim struct {
 	released bool
 	next     int64
 	dead     []grave       // Letters that are to be written, see undertake.
+	writing  []grave       // Letters that are being written.
 	stuck    bool          // They cannot be.
 	buried   bool          // Nobody writes them any more.
 	changed  chan struct{} // Holds a token when the claim's goroutine has something to look at.

@@ -20,6 +20,9 @@ const (
 
 	// sinkStage is the sink's name where stages have theirs.
 	sinkStage = "sink"
+
+	// lettersStage is that of the dead-letter queue.
+	lettersStage = "dead letters"
 )
 
 var errNoDeadLetters = errors.New("pipeline: Config.DeadLetters is nil, so nothing can be dead-lettered")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/holdfast-io/holdfast"
@@ -31,7 +32,8 @@ func (o *outlet[T]) deliver(ctx context.Context, b *batch[T]) {
 		}
 		o.gate.leave(b.turn)
 		b.turn = nil
-		if err == nil || ctx.Err() != nil {
+		b.release(false)
+		if err == nil || ctx.Err() != nil || len(b.items) == 0 {
 			return
 		}
 		if b.held != nil {
@@ -56,7 +58,7 @@ func (o *outlet[T]) deliver(ctx context.Context, b *batch[T]) {
 // write hands b to the sink, and settles what the sink has answered for. What is left of b was not stored for the reason
 // returned; nil means that nothing is left.
 func (o *outlet[T]) write(ctx context.Context, b *batch[T]) error {
-	err := writeTo(ctx, o.sink, holdfast.Batch[T]{Spans: slices.Clone(b.spans), Items: slices.Clone(b.items)})
+	err := o.call(ctx, b)
 	refused, ambiguous := verdict(err, len(b.items))
 	switch {
 	case ambiguous:
@@ -71,6 +73,49 @@ func (o *outlet[T]) write(ctx context.Context, b *batch[T]) error {
 		}
 	}
 	return err
+}
+
+// errNobodys is why a write is cut short.
+var errNobodys = errors.New("pipeline: all partitions of the batch are given up, so that its outcome settles nothing")
+
+// overdue is how long a sink may take to return once its context has ended, before health says that it does not.
+const overdue = time.Second
+
+// call hands b to the sink. The context ends when the last of b's claims is released: nobody could settle anything then.
+func (o *outlet[T]) call(ctx context.Context, b *batch[T]) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	o.whileWritten(b, func() {
+		if b.isNobodys() {
+			cancel(errNobodys)
+		}
+	})
+	defer o.whileWritten(b, nil)
+	answer := make(chan error, 1)
+	var call sync.WaitGroup
+	defer call.Wait()
+	call.Go(func() {
+		answer <- writeTo(ctx, o.sink, holdfast.Batch[T]{Spans: slices.Clone(b.spans), Items: slices.Clone(b.items)})
+	})
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-time.After(overdue):
+		o.engine.troubles.set(o.place, b, "does not return", context.Cause(ctx))
+		return <-answer
+	}
+}
+
+// whileWritten sets what is to be called while b is being written and a claim is released.
+func (o *outlet[T]) whileWritten(b *batch[T], abandon func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	b.abandon = abandon
 }
 
 // answered notes that the sink has taken a batch, whatever it refused of it.

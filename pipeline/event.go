@@ -16,7 +16,7 @@ type Kind int
 const (
 	Claimed      Kind = iota + 1 // A partition is the pipeline's; Offset is where it begins.
 	Released                     // It is no more; Offset is where the next owner goes on, and Err says what was left in flight.
-	Waiting                      // Messages wait for something: Place, Why and Err.
+	Waiting                      // Messages wait for something, or would: Place, Why and Err.
 	Moving                       // They do no longer.
 	DeadLettered                 // A letter is acknowledged: Topic, Partition, Offset, Stage and Reason of its message.
 )

@@ -225,7 +225,7 @@ func TestDeadLetterQueueIsCheckedBeforeItIsNeeded(t *testing.T) {
 		b.produce(0, "0")
 		r := start(t, b, s, pipeline.Config{DeadLetters: box, Logger: quiet()})
 		time.Sleep(time.Minute)
-		if got := places(r.Health()); !slices.Equal(got, []string{"dead-letter queue"}) || b.committed(0) != 1 {
+		if got := places(r.Health()); !slices.Equal(got, []string{"check of the dead-letter queue"}) || b.committed(0) != 1 {
 			t.Errorf("troubles at %v, committed %d", got, b.committed(0))
 		}
 		box.setAway(nil)

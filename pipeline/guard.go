@@ -69,7 +69,7 @@ func outlast(fn func()) {
 }
 
 // vetted returns err after having asked it all that the pipeline asks an error, so that methods of it that panic do so
-// here, where that is caught. Error is not among them: who needs the text gets it by errorText.
+// here, where that is caught.
 func vetted(err error) error {
 	if err == nil || err == holdfast.ErrSkip { //nolint:errorlint // Nothing in it could panic.
 		return err
@@ -79,6 +79,7 @@ func vetted(err error) error {
 	}
 	_, _, _ = holdfast.IsPermanent(err), holdfast.IsHold(err), holdfast.IsAmbiguous(err)
 	_, _ = holdfast.RetryDelay(err)
+	_ = errorText(err)
 	_, _ = errors.AsType[*PanicError](err)
 	_, _ = errors.AsType[*DecodeError](err)
 	_, _ = errors.AsType[*retry.Error](err)

@@ -251,6 +251,7 @@ func TestErrorsThatPanicLoseNothing(t *testing.T) {
 		"Error":           spiteful{text: true},
 		"Is exits":        spiteful{is: true, exits: true},
 		"Unwrap exits":    spiteful{unwrap: true, exits: true},
+		"Error exits":     spiteful{text: true, exits: true},
 		"wrapped":         fmt.Errorf("store: %w", spiteful{as: true}),
 		"joined":          errors.Join(errAway, spiteful{is: true}),
 		"behind a reason": holdfast.Permanent(spiteful{unwrap: true}),

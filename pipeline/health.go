@@ -16,11 +16,11 @@ type Health struct {
 	// Ready is true while Run runs.
 	Ready bool `json:"ready"`
 
-	// Troubles are what messages are waiting for, by place. With any the pipeline is degraded.
+	// Troubles are what messages are waiting for, or would, by place. With any the pipeline is degraded.
 	Troubles []Trouble `json:"troubles,omitempty"`
 }
 
-// Degraded tells whether messages are waiting for something.
+// Degraded tells whether there is any trouble.
 func (h Health) Degraded() bool { return len(h.Troubles) > 0 }
 
 // Trouble is one reason why messages wait.

@@ -97,6 +97,11 @@ func (o *outlet[T]) close(lanes []*lane[T]) {
 		o.empty(l)
 		delete(o.lanes, l)
 	}
+	for b := range o.flying {
+		if b.abandon != nil {
+			b.abandon()
+		}
+	}
 	o.mu.Unlock()
 	o.nudge() // What is on its way may be nobody's any more.
 }

@@ -177,7 +177,7 @@ func (p *Pipeline) checkDeadLetters(ctx context.Context) {
 	if !ok {
 		return
 	}
-	const place = "dead-letter queue"
+	const place = "check of the dead-letter queue"
 	defer p.engine.troubles.clear(place, nil)
 	var sources []string
 	if named, ok := p.routes[0].source.(interface{ Topics() []string }); ok {
@@ -189,7 +189,7 @@ func (p *Pipeline) checkDeadLetters(ctx context.Context) {
 			return
 		}
 		if ctx.Err() == nil {
-			p.engine.troubles.set(place, nil, "cannot be used", err)
+			p.engine.troubles.set(place, nil, "failed", err)
 			sleep(ctx, backoff(tries, err), nil, nil)
 		}
 	}

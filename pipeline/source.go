@@ -31,6 +31,11 @@ type DeadLetters interface {
 // batch is written again, or, once a circuit is open, treated as Config.DeadLetterAfter says. The sink must not keep
 // the batch after it has returned, and must return when its context ends.
 //
+// A Write should bound its own time. One that hangs keeps its place among Config.Batch.Writers, what its circuit lets probe,
+// and the order of the partitions it has messages of: those go no further, as Stats and, after Config.StallAfter, Health
+// say. Its context ends when the last of those is given up, by a rebalance or the drain. One that goes on even then keeps its
+// place, and Run from returning; Health calls it a sink that does not return.
+//
 // Write must be safe for concurrent use, as a http.Handler must: it is called for several batches at a time
 // (Config.Batch.Writers, one more for letters on their way home, and those whose fate was not known when a circuit
 // opened), also with Writers 1. Batches that are written at the same time share nothing that Order keeps in order.

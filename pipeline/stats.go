@@ -33,7 +33,7 @@ type PartitionStats struct {
 	InFlight     int           // Messages fetched and not settled.
 	OldestOffset int64         // The first message in flight, -1 for none.
 	OldestAge    time.Duration // How long it has been in flight.
-	OldestStage  string        // The stage it is in, or "sink" when the stages are done with it; empty for none.
+	OldestStage  string        // The stage it is in, "sink" or, while its letter is to be written, "dead letters"; empty for none.
 }
 
 // Stats tells what the pipeline has done.
@@ -109,6 +109,9 @@ func (c *claim) stats(now int64) PartitionStats {
 			if stage := w.stage.Load(); stage != nil && w.n.Load() == int64(c.tracker.head) {
 				s.OldestStage = stage.name
 			}
+		}
+		if c.awaitsLetter(c.tracker.head) {
+			s.OldestStage = lettersStage
 		}
 	}
 	return s

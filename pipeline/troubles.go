@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// troubles are the places where messages wait at the moment, and who waits there.
+// troubles are the places where messages wait at the moment, or would, and who waits there.
 type troubles struct {
 	log    *slog.Logger
 	teller *teller
@@ -26,7 +26,7 @@ type waiter struct {
 
 type trouble struct {
 	kind  string
-	err   error
+	text  string // Of the error.
 	since time.Time
 }
 
@@ -36,6 +36,7 @@ func newTroubles(log *slog.Logger, teller *teller) *troubles {
 
 // set notes what who waits for at a place, and tells of it when nobody waits for that there already.
 func (t *troubles) set(place string, who any, kind string, err error) {
+	text := errorText(err)
 	t.mu.Lock()
 	known := false
 	for w, at := range t.at {
@@ -45,14 +46,14 @@ func (t *troubles) set(place string, who any, kind string, err error) {
 	if was, ok := t.at[waiter{place, who}]; ok {
 		since = was.since
 	}
-	t.at[waiter{place, who}] = trouble{kind, err, since}
+	t.at[waiter{place, who}] = trouble{kind, text, since}
 	if known {
 		t.mu.Unlock()
 		return
 	}
 	tell := t.teller.line() // In the order in which troubles come and go.
 	t.mu.Unlock()
-	t.log.Warn("messages are waiting", slog.String("place", place), slog.String("why", kind), slog.Any("err", err))
+	t.log.Warn("pipeline is in trouble", slog.String("place", place), slog.String("why", kind), slog.String("err", text))
 	tell(Event{Kind: Waiting, Place: place, Why: kind, Err: err})
 }
 
@@ -74,7 +75,7 @@ func (t *troubles) clear(place string, who any) {
 	}
 	tell := t.teller.line()
 	t.mu.Unlock()
-	t.log.Info("messages move again", slog.String("place", place), slog.String("why", was.kind), slog.Duration("waited", time.Since(was.since)))
+	t.log.Info("pipeline's trouble is over", slog.String("place", place), slog.String("why", was.kind), slog.Duration("lasted", time.Since(was.since)))
 	tell(Event{Kind: Moving, Place: place, Why: was.kind})
 }
 
@@ -99,7 +100,7 @@ func (t *troubles) list() []Trouble {
 	defer t.mu.Unlock()
 	list := make([]Trouble, 0, len(t.at))
 	for w, at := range t.at {
-		list = append(list, Trouble{Place: w.place, Why: at.kind + ": " + errorText(at.err), Since: at.since})
+		list = append(list, Trouble{Place: w.place, Why: at.kind + ": " + at.text, Since: at.since})
 	}
 	slices.SortFunc(list, func(a, b Trouble) int {
 		return cmp.Or(cmp.Compare(a.Place, b.Place), a.Since.Compare(b.Since))

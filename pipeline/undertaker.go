@@ -36,7 +36,7 @@ func (c *claim) bury(graves ...grave) {
 // each other. While the dead-letter queue is away it tries again, with backoff; once the drain has begun, only once, and
 // hands the messages back. What an open circuit rejected it recalls instead.
 func (c *claim) undertake(ctx context.Context, drained <-chan struct{}) {
-	place := c.String() + " dead letters"
+	place := c.String() + " " + lettersStage
 	for tries := 0; ; {
 		graves := c.takeGraves()
 		if len(graves) == 0 {
@@ -61,7 +61,7 @@ func (c *claim) undertake(ctx context.Context, drained <-chan struct{}) {
 		graves, recalled := recallable(graves, func(g grave) bool {
 			return (g.open != nil && !g.open()) || g.rejection.hasRecalls() // The others must not overtake those.
 		})
-		c.recall(recalled)
+		c.recall(graves, recalled)
 		if len(graves) == 0 {
 			continue
 		}
@@ -80,7 +80,7 @@ func (c *claim) undertake(ctx context.Context, drained <-chan struct{}) {
 		}
 		left, recalled = recallable(left, func(grave) bool { return true })
 		c.putBack(left)
-		c.recall(recalled)
+		c.recall(nil, recalled)
 		if c.pause(backoff(tries, err)) != nil {
 			c.handBackGraves(nil)
 		}
@@ -109,6 +109,7 @@ func (c *claim) takeGraves() []grave {
 	}
 	n := min(len(c.dead), c.engine.limit.Burst())
 	graves := slices.Clone(c.dead[:n])
+	c.writing = graves
 	if c.dead = c.dead[n:]; len(c.dead) == 0 {
 		c.dead = nil
 	}
@@ -118,16 +119,26 @@ func (c *claim) takeGraves() []grave {
 // putBack puts graves back that are still open. With any, letters cannot be written.
 func (c *claim) putBack(graves []grave) {
 	c.mu.Lock()
-	c.dead = append(graves, c.dead...)
+	c.dead, c.writing = append(graves, c.dead...), nil
 	c.stuck = len(graves) > 0
 	c.mu.Unlock()
 	signal(c.changed)
 }
 
-func (c *claim) recall(graves []grave) {
-	for _, g := range graves {
+// recall has whoever brought them try recalled graves again. The others are written.
+func (c *claim) recall(others, recalled []grave) {
+	c.mu.Lock()
+	c.writing = others
+	c.mu.Unlock()
+	for _, g := range recalled {
 		g.rejection.resolve(g.mark, true)
 	}
+}
+
+// awaitsLetter tells whether message n waits for a letter about it. It needs the lock.
+func (c *claim) awaitsLetter(n int) bool {
+	about := func(g grave) bool { return g.n == n }
+	return slices.ContainsFunc(c.dead, about) || slices.ContainsFunc(c.writing, about)
 }
 
 // handBackGraves hands back the messages of graves, and of all that wait.
@@ -137,7 +148,7 @@ func (c *claim) handBackGraves(graves []grave) {
 	for _, g := range graves {
 		c.tracker.handBack(g.n)
 	}
-	c.dead, c.stuck = nil, false
+	c.dead, c.writing, c.stuck = nil, nil, false
 	c.mu.Unlock()
 	for _, g := range graves {
 		if g.rejection != nil {
