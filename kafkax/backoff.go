@@ -41,6 +41,31 @@ func (t *trouble) wait(ctx context.Context) bool {
 	return sleep(ctx, t.backoff())
 }
 
+const (
+	minUnrest = time.Second
+	maxUnrest = 30 * time.Second
+)
+
+// unrest spaces what happens once in a while, and ever again where brokers disagree: once is at once, and what follows
+// before there was rest for twice maxUnrest waits, twice as long each time. The zero value is rest.
+type unrest struct {
+	pause time.Duration
+	last  time.Time
+}
+
+// wait waits for the next turn and reports whether ctx still goes on.
+func (u *unrest) wait(ctx context.Context) bool {
+	if time.Since(u.last) > 2*maxUnrest {
+		u.pause = 0
+	}
+	if u.pause > 0 && !sleep(ctx, time.Until(u.last.Add(u.pause))) {
+		return false
+	}
+	u.pause = min(max(2*u.pause, minUnrest), maxUnrest)
+	u.last = time.Now()
+	return true
+}
+
 // sleep reports whether ctx still goes on after d.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)

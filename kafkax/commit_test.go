@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -607,6 +608,38 @@ func TestCommitCircuit(t *testing.T) {
 			t.Errorf("the last commit is %d, want 20", got)
 		}
 	})
+}
+
+// TestOldBrokersOffsets has brokers of before Kafka 2.5, which cannot tell of commits on their way: a claim begins where
+// the group has committed, all the same, and with what is stored there.
+func TestOldBrokersOffsets(t *testing.T) {
+	for _, version := range []int{2, 4, 5, 6} { // Of 0.11, 2.0, 2.1 to 2.3, and 2.4.
+		t.Run(strconv.Itoa(version), func(t *testing.T) {
+			cfg := testkit.KafkaConfig{Topics: map[string]int{"orders": 2}, MaxVersions: map[testkit.API]int{testkit.APIOffsetFetch: version}}
+			virtual(t, cfg, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+				fill(t, server, "orders", 2, 100)
+				r := start(t, cluster, kafkax.ConsumerConfig{}, func(ctx context.Context, c holdfast.Claim) error {
+					_, p := c.Partition()
+					return c.CommitSync(ctx, int64(40+p), "here")
+				})
+				until(t, "committed", func() bool {
+					at := server.Committed("group", "orders")
+					return at[0] == 40 && at[1] == 41
+				})
+				r.stop(t)
+				var seen ledger
+				r = start(t, cluster, kafkax.ConsumerConfig{}, func(ctx context.Context, c holdfast.Claim) error {
+					_, p := c.Partition()
+					if next, metadata := c.Committed(); next != int64(40+p) || metadata != "here" {
+						t.Errorf("partition %d begins at %d with %q", p, next, metadata)
+					}
+					return seen.handle(ctx, c)
+				})
+				until(t, "all read", func() bool { return seen.distinct() == 60+59 })
+				r.stop(t)
+			})
+		})
+	}
 }
 
 // TestUnstableOffset has a transaction about to commit an offset for the group. Where the claim begins is not known until

@@ -237,11 +237,13 @@ func (g *generation) change() {
 }
 
 // watchTopics asks for another generation when a topic has come into being, has gone, or has another number of
-// partitions.
+// partitions; not at once when that happens again and again.
 func (g *generation) watchTopics(ctx context.Context) {
 	for sleep(ctx, watchInterval) {
 		if change, _ := g.lookAtTopics(ctx); change { // What it could not see, it may see the next time.
-			g.change()
+			if g.unrest.wait(ctx) {
+				g.change()
+			}
 			return
 		}
 	}

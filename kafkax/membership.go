@@ -39,6 +39,7 @@ type membership struct {
 
 	brokers []string       // The cluster's, the one to ask first in front.
 	trouble trouble        // In joining.
+	unrest  unrest         // Of the topics.
 	seen    map[string]int // How many partitions each topic had when it was last looked at or assigned. None while it does not exist.
 	missing map[string]bool
 }

@@ -215,6 +215,46 @@ func TestLateLeader(t *testing.T) {
 	})
 }
 
+// TestBrokersDisagree has the brokers disagree for long on how many partitions a topic has: the group does not join again
+// and again all the time, and has all soon after they agree. Changes after a time of rest are seen at once.
+func TestBrokersDisagree(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		well := cluster.Dial
+		var late atomic.Bool
+		late.Store(true)
+		cluster.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := well(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &lateConn{Conn: conn, late: &late}, nil
+		}
+		r := start(t, cluster, kafkax.ConsumerConfig{}, new(ledger).handle)
+		until(t, "joined", func() bool { return r.claims() == 1 })
+		if err := server.AddPartitions("orders", 1); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Minute)
+		if n := r.group().Generations; n < 20 || n > 50 {
+			t.Errorf("%d generations in 20 minutes, want some 40", n)
+		}
+		late.Store(false)
+		until(t, "all claimed", func() bool { return r.claims() == 2 })
+		time.Sleep(5 * time.Minute)
+		for claims := 3; claims <= 4; claims++ {
+			if err := server.AddPartitions("orders", 1); err != nil {
+				t.Fatal(err)
+			}
+			added := time.Now()
+			until(t, "the new one claimed", func() bool { return r.claims() == claims })
+			if took := time.Since(added); took > 3*time.Second {
+				t.Errorf("it took %v to claim partition %d", took, claims)
+			}
+		}
+		r.stop(t)
+	})
+}
+
 // TestFetchDenied ends Consume: no message would ever come.
 func TestFetchDenied(t *testing.T) {
 	for name, api := range map[string]testkit.API{"messages": testkit.APIFetch, "their range": testkit.APIListOffsets} {

@@ -91,6 +91,72 @@ func TestUnreachableBroker(t *testing.T) {
 	}
 }
 
+// TestCoordinatorMoves gives the group to one broker after another, in a moment of rest, while messages are read, when
+// the group is to be joined again, and just before the end. The new coordinator is found each time, so that the group
+// stays as it was, what was read is committed, and nothing is read twice.
+func TestCoordinatorMoves(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 3}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		move := func() {
+			if err := server.MoveCoordinator("group"); err != nil {
+				t.Fatal(err)
+			}
+			for _, api := range []testkit.API{testkit.APIHeartbeat, testkit.APIOffsetCommit, testkit.APIOffsetFetch} {
+				server.Inject(testkit.Fault{API: api, Code: int16(kafka.NotCoordinatorForGroup)}) // As if it had been on its way.
+			}
+		}
+		var seen ledger
+		r := start(t, cluster, brisk(), seen.handle)
+		until(t, "joined", func() bool { return r.claims() == 3 })
+		for round := range 10 {
+			move()
+			for range 10 {
+				fill(t, server, "orders", 3, 10)
+				time.Sleep(300 * time.Millisecond)
+			}
+			move()
+			time.Sleep(20 * time.Second) // Longer than a session.
+			until(t, "committed", func() bool {
+				for _, next := range server.Committed("group", "orders") {
+					if next != int64(100*(round+1)) {
+						return false
+					}
+				}
+				return true
+			})
+		}
+		if g := r.group(); g.Generations != 1 || g.CommitsFenced != 0 {
+			t.Errorf("%d generations, %d commits fenced", g.Generations, g.CommitsFenced)
+		}
+		if err := server.Rebalance("group"); err != nil {
+			t.Fatal(err)
+		}
+		move()
+		until(t, "joined again", func() bool { return r.group().Generations == 2 && r.claims() == 3 })
+		fill(t, server, "orders", 3, 10)
+		until(t, "read", func() bool { return seen.distinct() == 3030 })
+		move()
+		began := time.Now()
+		r.stop(t)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("it took %v to end", took)
+		}
+		for p, next := range server.Committed("group", "orders") {
+			if next != 1010 {
+				t.Errorf("partition %d: committed %d, want 1010", p, next)
+			}
+		}
+		for message, n := range seen.seen {
+			if n != 1 {
+				t.Errorf("message %s was read %d times", message, n)
+			}
+		}
+		checkCommits(t, server)
+		if n := server.Members("group"); n != 0 {
+			t.Errorf("%d members left in the group", n)
+		}
+	})
+}
+
 func TestBrokersRestart(t *testing.T) {
 	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 3}, Brokers: 2}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
 		book := newLogbook(t)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kversion"
 )
 
 // KafkaConfig says what cluster to start. The zero value is one broker on a free loopback port, without topics, open to
@@ -33,6 +34,10 @@ type KafkaConfig struct {
 
 	// MinSessionTimeout is the shortest session timeout that a group member may ask for. Default: 6 s, as in Kafka.
 	MinSessionTimeout time.Duration
+
+	// MaxVersions are the newest versions of requests that the brokers know, as if they were of an older release. What is
+	// not named here is as new as the emulator.
+	MaxVersions map[API]int
 
 	// Configs are broker settings by their Kafka names, for example "message.max.bytes".
 	Configs map[string]string
@@ -77,6 +82,14 @@ func (c KafkaConfig) Validate() error {
 	if c.MinSessionTimeout < 0 {
 		fault("MinSessionTimeout must not be negative, got %s", c.MinSessionTimeout)
 	}
+	for _, api := range slices.Sorted(maps.Keys(c.MaxVersions)) {
+		if _, known := api.key(); !known {
+			fault("MaxVersions must have names of Kafka requests, got %q", api)
+		}
+		if c.MaxVersions[api] < 0 {
+			fault("MaxVersions[%q] must not be negative, got %d", api, c.MaxVersions[api])
+		}
+	}
 	for i, u := range c.Users {
 		if !slices.Contains([]string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"}, u.Mechanism) {
 			fault("Users[%d].Mechanism must be PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, got %q", i, u.Mechanism)
@@ -99,6 +112,14 @@ func (c KafkaConfig) options() []kfake.Opt {
 	}
 	if c.MinSessionTimeout > 0 {
 		opts = append(opts, kfake.GroupMinSessionTimeout(c.MinSessionTimeout))
+	}
+	if len(c.MaxVersions) > 0 {
+		versions := kversion.Stable()
+		for api, most := range c.MaxVersions {
+			key, _ := api.key()
+			versions.SetMaxKeyVersion(key, int16(most))
+		}
+		opts = append(opts, kfake.MaxVersions(versions))
 	}
 	if len(c.Configs) > 0 {
 		opts = append(opts, kfake.BrokerConfigs(c.Configs))

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"math/big"
 	"net"
 	"strings"
@@ -30,6 +31,8 @@ func TestKafkaConfigValidate(t *testing.T) {
 		`KafkaConfig.Topics must not have an empty name`:                             {Topics: map[string]int{"": 1}},
 		`KafkaConfig.AutoCreatePartitions must not be negative, got -1`:              {AutoCreatePartitions: -1},
 		`KafkaConfig.MinSessionTimeout must not be negative, got -1s`:                {MinSessionTimeout: -time.Second},
+		`KafkaConfig.MaxVersions must have names of Kafka requests, got "X"`:         {MaxVersions: map[testkit.API]int{"X": 1}},
+		`KafkaConfig.MaxVersions["Fetch"] must not be negative, got -1`:              {MaxVersions: map[testkit.API]int{testkit.APIFetch: -1}},
 		`Users[0].Mechanism must be PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, got "X"`:  {Users: []testkit.KafkaUser{{Mechanism: "X", Name: "u"}}},
 		`Users[0].Name must be neither empty nor "testkit", got ""`:                  {Users: []testkit.KafkaUser{{Mechanism: "PLAIN"}}},
 	} {
@@ -40,6 +43,29 @@ func TestKafkaConfigValidate(t *testing.T) {
 	both := testkit.KafkaConfig{Brokers: -1, MinSessionTimeout: -1}
 	if err := both.Validate(); err == nil || strings.Count(err.Error(), "KafkaConfig.") != 2 {
 		t.Errorf("error %v, want both faults", err)
+	}
+}
+
+// TestMaxVersions: brokers say which requests they know, and those named are older than they would be.
+func TestMaxVersions(t *testing.T) {
+	newest := func(limits map[testkit.API]int) map[int16]int16 {
+		n := new(testkit.Network)
+		b := start(t, testkit.KafkaConfig{Network: n, MaxVersions: limits}, n.Dial)
+		versions, err := b.conn(t).ApiVersions()
+		if err != nil {
+			t.Fatal(err)
+		}
+		known := make(map[int16]int16)
+		for _, v := range versions {
+			known[v.ApiKey] = v.MaxVersion
+		}
+		return known
+	}
+	all, limited := newest(nil), newest(map[testkit.API]int{testkit.APIOffsetFetch: 5, testkit.APIFetch: 11})
+	const fetch, offsetFetch = 1, 9 // Their keys.
+	all[offsetFetch], all[fetch] = 5, 11
+	if !maps.Equal(all, limited) {
+		t.Errorf("got %v, want %v", limited, all)
 	}
 }
 

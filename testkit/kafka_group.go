@@ -128,6 +128,20 @@ func (k *KafkaServer) joinRequest(ctx context.Context, group string) (*kmsg.Join
 	return join, nil
 }
 
+// MoveCoordinator gives a group, and maybe others, to another broker. Members stay; requests to the old coordinator are
+// answered with NOT_COORDINATOR (16).
+func (k *KafkaServer) MoveCoordinator(group string) error {
+	if len(k.doors) < 2 {
+		return fmt.Errorf("testkit: move the coordinator of group %q: there must be another broker, got %d", group, len(k.doors))
+	}
+	return k.ask(func(c *kfake.Cluster) error {
+		for before := c.CoordinatorFor(group); c.CoordinatorFor(group) == before; {
+			c.RehashCoordinators()
+		}
+		return nil
+	})
+}
+
 // coordinator returns the broker that coordinates a group.
 func (k *KafkaServer) coordinator(group string) (int, error) {
 	broker := 0

@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/testkit"
@@ -94,6 +97,57 @@ func member(t *testing.T, b *broker) (generations func() int) {
 	}()
 	t.Cleanup(func() { _ = g.Close(); <-done })
 	return func() int { mu.Lock(); defer mu.Unlock(); return n }
+}
+
+// TestMoveCoordinator: another broker is the group's coordinator, and the old one says that it is not any more.
+func TestMoveCoordinator(t *testing.T) {
+	cfg := oneTopic()
+	cfg.Brokers = 3
+	everywhere(t, cfg, func(t *testing.T, b *broker) {
+		generations := member(t, b)
+		until(t, "the member has joined", func() bool { return generations() > 0 })
+		find := func() int {
+			answer, err := b.client.FindCoordinator(t.Context(), &kafka.FindCoordinatorRequest{Key: "g", KeyType: kafka.CoordinatorKeyTypeConsumer})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return answer.Coordinator.NodeID
+		}
+		client, err := kgo.NewClient(kgo.SeedBrokers(b.Addrs()...), kgo.Dialer(b.dial))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		heartbeat := func(broker int) error {
+			request := kmsg.NewPtrHeartbeatRequest()
+			request.Group, request.MemberID = "g", "nobody"
+			answer, err := client.Broker(broker).Request(t.Context(), request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kerr.ErrorForCode(answer.(*kmsg.HeartbeatResponse).ErrorCode)
+		}
+		for range 5 {
+			before := find()
+			if err := b.MoveCoordinator("g"); err != nil {
+				t.Fatal(err)
+			}
+			after := find()
+			if after == before {
+				t.Errorf("broker %d is still the coordinator", before)
+			}
+			if err := heartbeat(before); !errors.Is(err, kerr.NotCoordinator) {
+				t.Errorf("the old coordinator says %v", err)
+			}
+			if err := heartbeat(after); !errors.Is(err, kerr.UnknownMemberID) {
+				t.Errorf("the new coordinator says %v", err)
+			}
+		}
+	})
+	alone := testkit.Kafka(t, testkit.KafkaConfig{Network: new(testkit.Network)})
+	if err := alone.MoveCoordinator("g"); err == nil {
+		t.Error("the coordinator of a single broker was moved")
+	}
 }
 
 func TestRebalance(t *testing.T) {
