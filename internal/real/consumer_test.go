@@ -2,10 +2,7 @@ package real_test
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
-	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -109,16 +106,7 @@ func TestConsumerLeadersMove(t *testing.T) {
 // TestConsumerSecurely goes through TLS and every kind of authentication.
 func TestConsumerSecurely(t *testing.T) {
 	s := newStream(t)
-	addrs, ca := os.Getenv("HOLDFAST_KAFKA_TLS"), os.Getenv("HOLDFAST_KAFKA_CA")
-	if addrs == "" || ca == "" {
-		t.Skip("HOLDFAST_KAFKA_TLS and HOLDFAST_KAFKA_CA do not name brokers with TLS and their certificate: scripts/servers has them")
-	}
-	pem, err := os.ReadFile(ca)
-	s.must(err)
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		t.Fatalf("no certificate in %s", ca)
-	}
+	brokers := secured(t)
 	scram256, err := scram.Mechanism(scram.SHA256, "holdfast", "secret")
 	s.must(err)
 	scram512, err := scram.Mechanism(scram.SHA512, "holdfast", "secret")
@@ -126,7 +114,8 @@ func TestConsumerSecurely(t *testing.T) {
 	for name, mechanism := range map[string]sasl.Mechanism{
 		"PLAIN": plain.Mechanism{Username: "holdfast", Password: "secret"}, "SCRAM-SHA-256": scram256, "SCRAM-SHA-512": scram512,
 	} {
-		cluster := kafkax.Cluster{Brokers: strings.Split(addrs, ","), TLS: &tls.Config{RootCAs: pool}, SASL: mechanism}
+		cluster := brokers
+		cluster.SASL = mechanism
 		r := s.reader(cluster)
 		s.moves(200)
 		producer, err := kafkax.NewProducer(cluster, kafkax.ProducerConfig{})
@@ -142,10 +131,10 @@ func TestConsumerSecurely(t *testing.T) {
 		}
 	}
 	for name, cluster := range map[string]kafkax.Cluster{
-		"a wrong password":       {TLS: &tls.Config{RootCAs: pool}, SASL: plain.Mechanism{Username: "holdfast", Password: "guess"}},
+		"a wrong password":       {TLS: brokers.TLS, SASL: plain.Mechanism{Username: "holdfast", Password: "guess"}},
 		"an unknown certificate": {TLS: new(tls.Config), SASL: scram256},
 	} {
-		cluster.Brokers = strings.Split(addrs, ",")
+		cluster.Brokers = brokers.Brokers
 		if err := <-s.reader(cluster).done; err == nil {
 			t.Errorf("Consume with %s: no error", name)
 		}
