@@ -25,7 +25,8 @@ type Log interface {
 	Committed(ctx context.Context, group, topic string) (map[int]int64, error)
 
 	// Scan hands out the messages of each partition from its offset in from on, or from its first one, and up to the
-	// end as it stood. handle is called in the caller's goroutine.
+	// end as it stood. handle is called in the caller's goroutine; with holdfast.ErrSkip it leaves the rest of a partition
+	// out.
 	Scan(ctx context.Context, topic string, from map[int]int64, handle func([]holdfast.Message) error) error
 }
 

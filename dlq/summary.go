@@ -22,8 +22,8 @@ type Summary struct {
 
 // RedriveStats is what became of letters in all runs of a Redrive. The numbers only grow.
 type RedriveStats struct {
-	Running                            bool
-	Redriven, Parked, Failed, Returned uint64 // As in Summary.
+	Running                                     bool
+	Redriven, Parked, Failed, Returned, Skipped uint64 // As in Summary.
 }
 
 // Stats tells what became of letters in all runs so far, the current one included.
@@ -51,6 +51,11 @@ func (s *RedriveStats) add(t *tally) {
 	s.Parked += uint64(t.parked.Load())
 	s.Failed += uint64(t.failed.Load())
 	s.Returned += uint64(t.returned.Load())
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, n := range t.skipped {
+		s.Skipped += uint64(n)
+	}
 }
 
 // tally counts.

@@ -17,7 +17,9 @@ type Entry struct {
 
 // Browse shows every record of the dead-letter topic, each partition in its order, up to the end as it stood, and the
 // state that it is in for this redrive. It reads from the offsets given, or from the first one on for partitions that
-// have none. It changes nothing. Letters that a run has redriven and, killed, not recorded, are shown as open.
+// have none. Of what the filter does not want it leaves out the partitions and offsets. When show returns
+// holdfast.ErrSkip, the rest of that partition is left out; another error ends Browse, which returns it. It changes
+// nothing. Letters that a run has redriven and, killed, not recorded, are shown as open.
 func (r *Redrive) Browse(ctx context.Context, from map[int]int64, show func(Entry) error) error {
 	letters := &r.cfg.Letters
 	if err := letters.Ledger.load(ctx); err != nil {
@@ -39,6 +41,9 @@ func (r *Redrive) Browse(ctx context.Context, from map[int]int64, show func(Entr
 	var d decoder
 	return r.log.Scan(ctx, r.cfg.Topic, begin, func(records []holdfast.Message) error {
 		for i := range records {
+			if letters.Filter.To > 0 && records[i].Offset >= letters.Filter.To {
+				return holdfast.ErrSkip
+			}
 			state, err := s.sort(ctx, &records[i], &d)
 			if err != nil {
 				return err
@@ -64,11 +69,9 @@ func (r *Redrive) Plan(ctx context.Context) (Survey, error) {
 }
 
 func (r *Redrive) survey(ctx context.Context, from map[int]int64) (Survey, error) {
-	s := Survey{
-		States: make(map[State]int), Reasons: make(map[Reason]int), Classes: make(map[string]int), Topics: make(map[string]int), Groups: make(map[string]int),
-	}
+	s := NewSurvey()
 	err := r.Browse(ctx, from, func(e Entry) error {
-		s.count(&e)
+		s.Add(&e)
 		return nil
 	})
 	return s, err
@@ -90,7 +93,16 @@ type Survey struct {
 	Newest  time.Time
 }
 
-func (s *Survey) count(e *Entry) {
+// NewSurvey has counted nothing.
+func NewSurvey() Survey {
+	return Survey{
+		States: make(map[State]int), Reasons: make(map[Reason]int), Classes: make(map[string]int),
+		Topics: make(map[string]int), Groups: make(map[string]int),
+	}
+}
+
+// Add counts an entry, for who browses and wants to count what he sees.
+func (s *Survey) Add(e *Entry) {
 	s.Records++
 	s.States[e.State]++
 	if e.State != Open && e.State != Exhausted {

@@ -125,6 +125,33 @@ func (a *Admin) bounds(ctx context.Context, topic string, stable bool) (first, n
 	return first, next, nil
 }
 
+// OffsetsAt says where a time is in each partition of a topic: the offset of the first message that has this time or a
+// later one, or the partition's end if none has. What comes behind may have earlier times.
+func (a *Admin) OffsetsAt(ctx context.Context, topic string, at time.Time) (map[int]int64, error) {
+	var offsets map[int]int64
+	err := a.call(ctx, "offsets at a time in "+topic, func(ctx context.Context) error {
+		leaders, err := a.net.leaders(ctx, topic)
+		if err != nil {
+			return err
+		}
+		next, err := a.net.listOffsets(ctx, topic, leaders, kafka.LastOffset, false)
+		if err != nil {
+			return err
+		}
+		offsets, err = a.net.listOffsets(ctx, topic, leaders, max(0, at.UnixMilli()), false)
+		for p, offset := range offsets {
+			if offset < 0 {
+				offsets[p] = next[p]
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return offsets, nil
+}
+
 // Committed says what a group has committed for the partitions of a topic: the offset that it reads next. Partitions for
 // which it has committed nothing are left out, and so a group that Kafka does not know has committed nothing.
 func (a *Admin) Committed(ctx context.Context, group, topic string) (map[int]int64, error) {

@@ -236,6 +236,54 @@ func TestScan(t *testing.T) {
 	})
 }
 
+// Of a partition that is not wanted any further, nothing more is handed out.
+func TestScanLeavesPartitionsOut(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 2}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		for range 50 {
+			fill(t, server, "orders", 2, 100)
+		}
+		admin := newAdmin(t, cluster, kafkax.AdminConfig{})
+		defer admin.Close()
+		calls, seen := make(map[int]int), make(map[int]int)
+		err := admin.Scan(t.Context(), "orders", nil, func(messages []holdfast.Message) error {
+			p := messages[0].Partition
+			calls[p], seen[p] = calls[p]+1, seen[p]+len(messages)
+			if p == 0 {
+				return fmt.Errorf("enough: %w", holdfast.ErrSkip)
+			}
+			return nil
+		})
+		if err != nil || calls[0] != 1 || seen[1] != 5000 {
+			t.Errorf("%d calls for the partition that was left out, %d messages of the other, %v", calls[0], seen[1], err)
+		}
+	})
+}
+
+func TestOffsetsAt(t *testing.T) {
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 2}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		began := time.Now()
+		for range 5 {
+			if err := server.Produce(t.Context(), holdfast.Message{Topic: "orders", Time: time.Now()}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		admin := newAdmin(t, cluster, kafkax.AdminConfig{})
+		defer admin.Close()
+		for at, want := range map[time.Time]int64{
+			time.Unix(-1, 0): 0, began: 0, began.Add(time.Millisecond): 1, began.Add(3 * time.Minute): 3, began.Add(time.Hour): 5,
+		} {
+			got, err := admin.OffsetsAt(t.Context(), "orders", at)
+			if err != nil || !maps.Equal(got, map[int]int64{0: want, 1: 0}) {
+				t.Errorf("at %v: %v, %v, want %d", at.Sub(began), got, err, want)
+			}
+		}
+		if _, err := admin.OffsetsAt(t.Context(), "none", began); !errors.Is(err, kafka.UnknownTopicOrPartition) {
+			t.Errorf("a topic that does not exist: %v", err)
+		}
+	})
+}
+
 func TestScanEnds(t *testing.T) {
 	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 6}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
 		fill(t, server, "orders", 6, 10)

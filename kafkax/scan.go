@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -19,8 +20,8 @@ const scanReaders = 4
 
 // Scan hands what a topic holds to handle: each partition from its offset in from, or from its first one, up to its end
 // as it stood when Scan was called. Nothing is committed. handle is called in the caller's goroutine, with some messages
-// of one partition at a time, each partition's in their order; it may keep them. When it returns an error, Scan ends and
-// returns that error.
+// of one partition at a time, each partition's in their order; it may keep them. When it returns holdfast.ErrSkip, the
+// rest of that partition is left out. When it returns another error, Scan ends and returns that one.
 //
 // Messages of aborted transactions are left out, and an open one is the end of its partition. What is deleted before it
 // is read is left out, too. A partition that brings nothing for AdminConfig.Timeout ends Scan with an error.
@@ -35,7 +36,7 @@ func (a *Admin) Scan(ctx context.Context, topic string, from map[int]int64, hand
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	found := make(chan []holdfast.Message)
+	found := make(chan scanned)
 	defer func() { // Of handle's panic, too.
 		cancel(nil)
 		for range found { // Until all readers have ended.
@@ -61,8 +62,13 @@ func (a *Admin) Scan(ctx context.Context, topic string, from map[int]int64, hand
 		readers.Wait()
 		close(found)
 	}()
-	for messages := range found {
-		if err := handle(messages); err != nil {
+	for f := range found {
+		if f.of.enough.Load() {
+			continue
+		}
+		err := handle(f.messages)
+		f.of.enough.Store(errors.Is(err, holdfast.ErrSkip))
+		if err != nil && !f.of.enough.Load() {
 			return err
 		}
 	}
@@ -74,7 +80,16 @@ type scan struct {
 	place
 	admin     *Admin
 	next, end int64
+	enough    atomic.Bool // The rest is not wanted.
 }
+
+// scanned is some of what a scan has read.
+type scanned struct {
+	of       *scan
+	messages []holdfast.Message
+}
+
+func (s *scan) goesOn() bool { return s.next < s.end && !s.enough.Load() }
 
 // plan says what there is to read.
 func (a *Admin) plan(ctx context.Context, topic string, from map[int]int64) ([]*scan, error) {
@@ -93,7 +108,7 @@ func (a *Admin) plan(ctx context.Context, topic string, from map[int]int64) ([]*
 	var scans []*scan
 	for p := range first {
 		if next := max(first[p], from[p]); next < end[p] {
-			scans = append(scans, &scan{place{topic, p}, a, next, end[p]})
+			scans = append(scans, &scan{place: place{topic, p}, admin: a, next: next, end: end[p]})
 		}
 	}
 	slices.SortFunc(scans, func(a, b *scan) int { return a.partition - b.partition })
@@ -101,10 +116,10 @@ func (a *Admin) plan(ctx context.Context, topic string, from map[int]int64) ([]*
 }
 
 // run reads the partition, and waits out what passes.
-func (s *scan) run(ctx context.Context, found chan<- []holdfast.Message) error {
+func (s *scan) run(ctx context.Context, found chan<- scanned) error {
 	var t trouble
 	moved := time.Now()
-	for s.next < s.end {
+	for s.goesOn() {
 		before := s.next
 		err := s.session(ctx, found)
 		if s.next > before {
@@ -143,7 +158,7 @@ var (
 )
 
 // session reads over one connection until the end, or until it fails.
-func (s *scan) session(ctx context.Context, found chan<- []holdfast.Message) error {
+func (s *scan) session(ctx context.Context, found chan<- scanned) error {
 	_, addr, err := s.admin.net.leader(ctx, s.topic, s.partition)
 	if err != nil {
 		return err
@@ -155,7 +170,7 @@ func (s *scan) session(ctx context.Context, found chan<- []holdfast.Message) err
 	}
 	defer conn.Close()
 	reader := wire.NewReader(cfg, defaultFetchMessages)
-	for s.next < s.end {
+	for s.goesOn() {
 		err := conn.Send(wire.Request{
 			Topic: s.topic, Partition: s.partition, Offset: s.next,
 			MaxWait: defaultMaxWait, MaxBytes: defaultFetchBytes, ReadCommitted: true,
@@ -174,7 +189,7 @@ func (s *scan) session(ctx context.Context, found chan<- []holdfast.Message) err
 			return errNoProgress
 		}
 		reader.Begin(answer)
-		for reader.More() && s.next < s.end {
+		for reader.More() && s.goesOn() {
 			if err := s.read(ctx, reader, found); err != nil {
 				return err
 			}
@@ -184,7 +199,7 @@ func (s *scan) session(ctx context.Context, found chan<- []holdfast.Message) err
 }
 
 // read passes on what the reader has next, up to the end.
-func (s *scan) read(ctx context.Context, reader *wire.Reader, found chan<- []holdfast.Message) error {
+func (s *scan) read(ctx context.Context, reader *wire.Reader, found chan<- scanned) error {
 	messages, next, err := reader.Next()
 	if err != nil {
 		return err
@@ -194,7 +209,7 @@ func (s *scan) read(ctx context.Context, reader *wire.Reader, found chan<- []hol
 	}
 	if len(messages) > 0 {
 		select {
-		case found <- messages:
+		case found <- scanned{s, messages}:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

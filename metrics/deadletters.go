@@ -57,4 +57,5 @@ func (d redriveDescs) collect(out chan<- prometheus.Metric, name string, s dlq.R
 	out <- counter(d.letters, s.Parked, name, "parked")
 	out <- counter(d.letters, s.Failed, name, "failed")
 	out <- counter(d.letters, s.Returned, name, "returned")
+	out <- counter(d.letters, s.Skipped, name, "skipped")
 }

@@ -109,6 +109,7 @@ holdfast_redrive_letters_total{redrive="orders",result="failed"} 0
 holdfast_redrive_letters_total{redrive="orders",result="parked"} 1
 holdfast_redrive_letters_total{redrive="orders",result="redriven"} 2
 holdfast_redrive_letters_total{redrive="orders",result="returned"} 0
+holdfast_redrive_letters_total{redrive="orders",result="skipped"} 0
 # HELP holdfast_redrive_running Whether a run is on: 0 or 1.
 # TYPE holdfast_redrive_running gauge
 holdfast_redrive_running{redrive="orders"} 0

@@ -40,7 +40,7 @@
 //	holdfast_spool_max_bytes{spool}                              full when reached
 //	holdfast_spool_oldest_age_seconds{spool}
 //	holdfast_redrive_running{redrive}
-//	holdfast_redrive_letters_total{redrive,result}               redriven, parked, failed, returned
+//	holdfast_redrive_letters_total{redrive,result}               redriven, parked, failed, returned, skipped
 //
 // No key, offset or error text is ever a label.
 package metrics

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
@@ -28,15 +27,7 @@ lost. They hold the payload: mind who can read them.`,
 	which.register(cmd)
 	cmd.Flags().StringVarP(&path, "file", "f", "", "write to this file, which must not exist, instead of the standard output")
 	cmd.RunE = t.action(func(cmd *cobra.Command, s *session, args []string) error {
-		filter, err := which.filter()
-		if err != nil {
-			return err
-		}
-		r, err := s.deadLetters(cmd.Context(), dlq.RedriveConfig{Topic: args[0], Letters: dlq.SourceConfig{Filter: filter}}, which.ledgerOf(args[0]))
-		if err != nil {
-			return err
-		}
-		total, err := s.depth(cmd.Context(), args[0], nil)
+		b, err := t.browse(cmd.Context(), s, args[0], &which)
 		if err != nil {
 			return err
 		}
@@ -49,10 +40,7 @@ lost. They hold the payload: mind who can read them.`,
 			defer f.Close()
 			out = f
 		}
-		var read atomic.Int64
-		stop := t.progress(total, read.Load)
-		n, err := exportTo(cmd.Context(), out, r, which.none(), &read)
-		stop()
+		n, err := b.exportTo(cmd.Context(), out, which.none())
 		if err != nil {
 			return fmt.Errorf("after %d records: %w", n, err)
 		}
@@ -68,11 +56,10 @@ lost. They hold the payload: mind who can read them.`,
 }
 
 // exportTo writes whole lines only.
-func exportTo(ctx context.Context, w io.Writer, r *dlq.Redrive, foreign bool, read *atomic.Int64) (n int, err error) {
+func (b *browsing) exportTo(ctx context.Context, w io.Writer, foreign bool) (n int, err error) {
 	buffer := bufio.NewWriterSize(w, 1<<20)
 	lines := newEncoder(buffer)
-	err = r.Browse(ctx, nil, func(e dlq.Entry) error {
-		read.Add(1)
+	err = b.read(ctx, b.begin, func(e dlq.Entry) error {
 		if e.State == dlq.Unwanted || e.State == dlq.Foreign && !foreign {
 			return nil
 		}

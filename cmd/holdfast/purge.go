@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/dlq"
 )
 
@@ -18,7 +19,6 @@ type purgeable struct {
 	First     int64 `json:"first"`
 	Before    int64 `json:"before"`
 	Open      int   `json:"open"` // Letters that nobody took home.
-	stopped   bool
 }
 
 // purged is what purge prints for programs.
@@ -47,7 +47,7 @@ is deleted that was there when the command began.`,
 		ctx := cmd.Context()
 		out := purged{Topic: args[0]}
 		var err error
-		if out.Partitions, err = s.purgeable(ctx, args[0], which.ledgerOf(args[0]), all); err != nil {
+		if out.Partitions, err = t.purgeable(ctx, s, args[0], &which, all); err != nil {
 			return err
 		}
 		records, open := int64(0), 0
@@ -99,8 +99,8 @@ func (t *tool) purgeTable(p *purged) error {
 }
 
 // purgeable finds out up to where each partition may be deleted.
-func (s *session) purgeable(ctx context.Context, topic, ledger string, all bool) ([]*purgeable, error) {
-	r, err := s.deadLetters(ctx, dlq.RedriveConfig{Topic: topic}, ledger)
+func (t *tool) purgeable(ctx context.Context, s *session, topic string, which *selection, all bool) ([]*purgeable, error) {
+	b, err := t.browse(ctx, s, topic, which)
 	if err != nil {
 		return nil, err
 	}
@@ -112,15 +112,17 @@ func (s *session) purgeable(ctx context.Context, topic, ledger string, all bool)
 	for p := range next {
 		found[p] = &purgeable{Partition: p, First: first[p], Before: next[p]}
 	}
-	err = r.Browse(ctx, nil, func(e dlq.Entry) error {
+	err = b.read(ctx, b.begin, func(e dlq.Entry) error {
 		p := found[e.Record.Partition]
 		kept := e.State != dlq.Redriven && e.State != dlq.CameHome
 		switch {
-		case p == nil || p.stopped || e.Record.Offset >= next[e.Record.Partition]:
+		case p == nil || e.Record.Offset >= next[e.Record.Partition]:
+			return holdfast.ErrSkip
 		case kept && all:
 			p.Open++
 		case kept:
-			p.stopped, p.Before = true, e.Record.Offset
+			p.Before = e.Record.Offset
+			return holdfast.ErrSkip
 		}
 		return nil
 	})

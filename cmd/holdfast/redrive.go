@@ -25,10 +25,10 @@ type redriveFlags struct {
 
 // redriven is what redrive prints for programs.
 type redriven struct {
-	Topic   string      `json:"topic"`
-	Group   string      `json:"group"`
-	Plan    *statistics `json:"plan"`
-	Summary *summary    `json:"summary,omitempty"`
+	Topic   string   `json:"topic"`
+	Group   string   `json:"group"`
+	Plan    *Counts  `json:"plan"`
+	Summary *summary `json:"summary,omitempty"`
 }
 
 type summary struct {
@@ -86,14 +86,18 @@ func (t *tool) runRedrive(ctx context.Context, s *session, topic string, f *redr
 	if err != nil {
 		return err
 	}
-	plan, err := r.Plan(ctx)
+	committed, err := s.admin.Committed(ctx, r.Group(), topic)
 	if err != nil {
 		return err
 	}
-	out := &redriven{Topic: topic, Group: r.Group(), Plan: newStatistics(topic, &plan)}
+	plan, err := (&browsing{tool: t, session: s, topic: topic, redrive: r}).survey(ctx, committed)
+	if err != nil {
+		return err
+	}
+	out := &redriven{Topic: topic, Group: r.Group(), Plan: newCounts(plan)}
 	work := plan.States[dlq.Open] + plan.States[dlq.Exhausted]
 	if t.format == "table" {
-		if err := t.survey(&plan); err != nil {
+		if err := t.survey(plan); err != nil {
 			return err
 		}
 	}
@@ -115,8 +119,8 @@ func (t *tool) runRedrive(ctx context.Context, s *session, topic string, f *redr
 		return err
 	}
 	stop := t.progress(int64(plan.Records), func() int64 {
-		_, done := r.Progress()
-		return int64(done.Read)
+		done := r.Stats()
+		return int64(done.Redriven + done.Parked + done.Failed + done.Skipped)
 	})
 	did, err := r.Run(ctx)
 	stop()
