@@ -35,7 +35,7 @@ type Config struct {
 
 	// DeadLetterAfter is for how long messages wait for an open circuit, counted from the first one that it rejected,
 	// before they are dead-lettered. 0, the default, dead-letters at once; -1 never: nothing more is fetched until the
-	// circuit closes. What may already be stored waits in any case.
+	// circuit closes. What may already be stored waits in any case, for as long as its partition is kept.
 	DeadLetterAfter time.Duration
 
 	// MaxLettersPerSecond bounds how many letters are written in a second; beyond it messages wait. Defaults to

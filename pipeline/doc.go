@@ -19,4 +19,14 @@
 //
 // A message waits, rather than being dead-lettered, while it may already be stored, while something is configured wrong
 // (holdfast.Hold), and while the dead-letter queue itself is away. Health and the log say which, and where.
+//
+// # Twice
+//
+// A message is processed at least once. Whoever reads it again, after a crash or a rebalance, stores it again, and only a
+// sink that recognises it makes that once: by the rows' offsets however the batch is cut then, or by a token where it is cut
+// the same, as the documentation of clickhousex says.
+//
+// That something may be stored is remembered while its partition is kept, and not beyond: it is a message like any other to
+// whoever reads it then. It is written again; only where a circuit is open still, and Config.DeadLetterAfter has run out, it
+// gets a letter though it may be stored, and is written again when that has come home. With -1 it never does.
 package pipeline

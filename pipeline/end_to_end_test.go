@@ -77,7 +77,7 @@ func newPlant(t *testing.T, topics map[string]int, cfg pipeline.Config, tables .
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = producer.Close(context.Background()) })
-	dead, err := dlq.NewTopic(producer, dlq.TopicConfig{Topic: "orders.dlq"})
+	dead, err := dlq.NewTopic(producer, dlq.TopicConfig{Topic: "orders.dlq", Logger: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,8 +10,8 @@ import (
 // Source hands out claims; *kafkax.Consumer and *dlq.Source are Sources.
 type Source interface {
 	// Consume runs handle for each claim, each in a goroutine of its own, until ctx ends. Then it begins the drain of
-	// every claim, waits for the handlers and returns nil. It returns the first error that a handler returned, or its
-	// own when it cannot go on. The context that handle gets is the claim's: it does not end with ctx, but with a
+	// every claim, waits for the handlers and returns nil. It returns the first error that a handler returned, but for
+	// one whose claim alone was being drained, or its own when it cannot go on. The context that handle gets is the claim's: it does not end with ctx, but with a
 	// cause when the drain budget is spent or the claim is lost.
 	Consume(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error
 }
