@@ -3,6 +3,7 @@ package kafkax
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
@@ -271,8 +272,12 @@ func (a *Admin) call(ctx context.Context, what string, try func(context.Context)
 	}
 }
 
-// isPassing asks whether err may be another one, or none, in a moment. A topic that does not exist is no such error.
+// isPassing asks whether err may be another one, or none, in a moment. A topic that does not exist is no such error, nor is
+// a certificate that is not trusted.
 func isPassing(err error) bool {
+	if _, distrusted := errors.AsType[*tls.CertificateVerificationError](err); distrusted {
+		return false
+	}
 	var code kafka.Error
 	if isUnsent(err) || !errors.As(err, &code) {
 		return true

@@ -2,6 +2,7 @@ package kafkax_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -26,6 +27,18 @@ func newAdmin(t *testing.T, cluster kafkax.Cluster, cfg kafkax.AdminConfig) *kaf
 		t.Fatal(err)
 	}
 	return admin
+}
+
+// Who trusts nobody's certificate is told so, and not to be patient.
+func TestAdminTrustsNoCertificate(t *testing.T) {
+	certificate, _ := selfSigned(t)
+	server := testkit.Kafka(t, testkit.KafkaConfig{TLS: &tls.Config{Certificates: []tls.Certificate{certificate}}})
+	admin := newAdmin(t, kafkax.Cluster{Brokers: server.Addrs(), TLS: new(tls.Config)}, kafkax.AdminConfig{})
+	defer admin.Close()
+	_, _, err := admin.DescribeTopic(t.Context(), "orders")
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); !ok || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestAdminTopics(t *testing.T) {

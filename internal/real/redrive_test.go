@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,10 +27,7 @@ const redriveKills = 2
 // and with the ledger once. LETTERS sets how many there are.
 func TestKilledRedrive(t *testing.T) {
 	servers := testkit.Servers(t)
-	tool := filepath.Join(t.TempDir(), "holdfast")
-	if said, err := exec.CommandContext(t.Context(), "go", "build", "-o", tool, "../../cmd/holdfast").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, said)
-	}
+	tool := buildTool(t)
 	letters := 20_000
 	if text := os.Getenv("LETTERS"); text != "" {
 		var err error
