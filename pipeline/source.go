@@ -26,10 +26,11 @@ type DeadLetters interface {
 // Sink takes what the stages made.
 //
 // Write returns nil when every item is stored. A *holdfast.BatchError names the items that were refused; all others are
-// stored. An error for which holdfast.IsAmbiguous holds says that items may be stored: the same batch is written again
-// until its fate is known. Any other error says that nothing is stored, and speaks of the sink, not of the items: the
-// batch is written again, or, once a circuit is open, treated as Config.DeadLetterAfter says. The sink must not keep
-// the batch after it has returned, and must return when its context ends.
+// stored: where order matters, it names all from the first one that has to wait on. An error for which
+// holdfast.IsAmbiguous holds says that items may be stored: the same batch is written again until its fate is known. Any
+// other error says that nothing is stored, and speaks of the sink, not of the items: the batch is written again, or, once a
+// circuit is open, treated as Config.DeadLetterAfter says. The sink must not keep the batch after it has returned, and must
+// return when its context ends.
 //
 // A Write should bound its own time. One that hangs keeps its place among Config.Batch.Writers, what its circuit lets probe,
 // and the order of the partitions it has messages of: those go no further, as Stats and, after Config.StallAfter, Health
