@@ -9,7 +9,7 @@ import (
 
 // How many bytes of letters a run reads ahead at the most: of one partition, and of all.
 const (
-	aheadOfOne = 2 << 20
+	aheadOfOne = 256 << 10
 	aheadTotal = 32 << 20
 )
 

@@ -11,9 +11,9 @@ const (
 	headerSize    = int(unsafe.Sizeof(holdfast.Header{}))
 	minHeaderSize = 2 // key and value length
 
-	headerSlab   = 1024 // headers made room for at once, at most
-	headerKeys   = 256  // keys remembered, at most
-	headerKeyLen = 64   // of a key that is remembered, at most
+	headerSlab   = arenaSize / headerSize // headers made room for at once, at most
+	headerKeys   = 256                    // keys remembered, at most
+	headerKeyLen = 64                     // of a key that is remembered, at most
 )
 
 var errHeaders = fmt.Errorf("%w: a record's headers do not parse", ErrCorrupt)
@@ -41,12 +41,18 @@ func (r *Reader) decodeHeaders(b []byte, left int) ([]holdfast.Header, error) {
 		return nil, ErrTooLarge
 	}
 	out := r.headers.take(n, left)
+	before := r.headers.before
 	for j := range out {
 		var key []byte
 		if key, i = varbytes(b, i); key == nil { // a key is never null
 			return nil, errHeaders
 		}
-		out[j].Key = r.headers.keyAt(j, key)
+		if j < len(before) && before[j] == string(key) {
+			out[j].Key = before[j]
+		} else {
+			out[j].Key = r.headers.keyAt(j, key)
+			before = r.headers.before
+		}
 		out[j].Value, i = varbytes(b, i)
 	}
 	if i != len(b) {
@@ -68,11 +74,8 @@ func (h *headers) take(n, left int) []holdfast.Header {
 	return out
 }
 
-// keyAt is the key of a record's header number j, counted without gaps from 0.
+// keyAt is the key of a record's header number j, counted without gaps from 0, which is not that of the record before.
 func (h *headers) keyAt(j int, b []byte) string {
-	if j < len(h.before) && h.before[j] == string(b) {
-		return h.before[j]
-	}
 	s := h.key(b)
 	switch {
 	case len(s) > headerKeyLen:

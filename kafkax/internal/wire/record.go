@@ -151,7 +151,12 @@ func longVarint(b []byte, i int) (v int64, end int) {
 
 // varbytes reads the bytes at b[i:] behind their length, nil for the length -1.
 func varbytes(b []byte, i int) (v []byte, end int) {
-	n, i := varint(b, i)
+	var n int64
+	if uint(i) < uint(len(b)) && b[i] < 0x80 { // As varint does, which is too large to be inlined.
+		n, i = int64(b[i]>>1)^-int64(b[i]&1), i+1
+	} else {
+		n, i = longVarint(b, i)
+	}
 	if i < 0 || n < -1 || n > int64(len(b)-i) {
 		return nil, -1
 	}

@@ -20,6 +20,7 @@ func BenchmarkDecode(b *testing.B) {
 	}{
 		{"none", compress.None, 0},
 		{"none-headers", compress.None, 3},
+		{"letters", compress.None, 13},
 		{"gzip", compress.Gzip, 0},
 		{"snappy", compress.Snappy, 0},
 		{"lz4", compress.Lz4, 0},
