@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"sync/atomic"
@@ -64,6 +65,46 @@ func TestPrefetchIsShared(t *testing.T) {
 		}
 		until(t, "all read", func() bool { return seen.distinct() == partitions*each })
 		if n := r.consumer.Stats().Groups[0].Generations; n != 1 {
+			t.Errorf("%d generations, want 1", n)
+		}
+		r.stop(t)
+	})
+}
+
+// TestPrefetchOfManyPartitions has a member with 1,000 partitions, all of whose handlers rest: what is fetched ahead stays
+// within the bound, and everything is read in the end. Not each of them asks where its leader is.
+func TestPrefetchOfManyPartitions(t *testing.T) {
+	const partitions, each, bound = 1000, 12, 4 << 20
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": partitions}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
+		for i := range each { // Each is a batch, of some 500 B.
+			messages := make([]holdfast.Message, partitions)
+			for p := range messages {
+				messages[p] = holdfast.Message{Topic: "orders", Partition: p, Value: fmt.Appendf(nil, "%d/%d %0400d", p, i, 0)}
+			}
+			if err := server.Produce(t.Context(), messages...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var seen ledger
+		cfg := kafkax.ConsumerConfig{PrefetchBytes: bound, FetchMessages: 1, MaxWait: 10 * time.Second}
+		r := start(t, cluster, cfg, func(ctx context.Context, c holdfast.Claim) error {
+			messages, err := c.Fetch(ctx)
+			if err != nil {
+				return err
+			}
+			seen.note(messages)
+			time.Sleep(time.Minute)
+			return seen.handle(ctx, c)
+		})
+		time.Sleep(30 * time.Second)
+		if n := prefetched(r); r.claims() != partitions || n < bound/3 || n > bound {
+			t.Errorf("%d partitions claimed, %d bytes prefetched, want a large part of %d", r.claims(), n, bound)
+		}
+		if n := server.Requests(testkit.APIMetadata); n > partitions/4 {
+			t.Errorf("%d metadata requests", n)
+		}
+		until(t, "all read", func() bool { return seen.distinct() == partitions*each })
+		if n := r.group().Generations; n != 1 {
 			t.Errorf("%d generations, want 1", n)
 		}
 		r.stop(t)

@@ -2,10 +2,12 @@ package kafkax
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"strconv"
+	"sync"
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
@@ -55,9 +57,64 @@ func (n *network) layoutFrom(ctx context.Context, addr net.Addr, topics ...strin
 	return answer.(layout), nil
 }
 
+// inquiries are layouts of single topics that are being asked for. The zero value is ready. Safe for concurrent use.
+type inquiries struct {
+	mu      sync.Mutex
+	byTopic map[string]*inquiry
+}
+
+type inquiry struct {
+	done   chan struct{}
+	layout layout
+	err    error
+}
+
+// join gives the inquiry for a topic that is under way, or begins one, which is then the caller's to make and to end.
+func (q *inquiries) join(topic string) (i *inquiry, begun bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if i = q.byTopic[topic]; i != nil {
+		return i, false
+	}
+	if q.byTopic == nil {
+		q.byTopic = make(map[string]*inquiry)
+	}
+	i = &inquiry{done: make(chan struct{})}
+	q.byTopic[topic] = i
+	return i, true
+}
+
+func (q *inquiries) end(topic string, i *inquiry) {
+	q.mu.Lock()
+	delete(q.byTopic, topic)
+	q.mu.Unlock()
+	close(i.done)
+}
+
+// layoutOf is layout for one topic. Who asks while another does hears the same: each of a topic's partitions wants to know
+// its leader, all at once, and the answer tells of all of them.
+func (n *network) layoutOf(ctx context.Context, topic string) (layout, error) {
+	for {
+		i, ours := n.inquiries.join(topic)
+		if ours {
+			i.layout, i.err = n.layout(ctx, topic)
+			n.inquiries.end(topic, i)
+			return i.layout, i.err
+		}
+		select {
+		case <-i.done:
+		case <-ctx.Done():
+			return layout{}, ctx.Err()
+		}
+		if !errors.Is(i.err, context.Canceled) { // It was given up by who asked.
+			return i.layout, i.err
+		}
+	}
+}
+
 // leader says which broker leads a partition, and where it is.
 func (n *network) leader(ctx context.Context, topic string, partition int) (id int32, addr string, err error) {
-	layout, err := n.layout(ctx, topic)
+	layout, err := n.layoutOf(ctx, topic)
 	if err != nil {
 		return 0, "", err
 	}

@@ -20,6 +20,8 @@ type network struct {
 	client  *kafka.Client // Sends each request to the broker it belongs to.
 	pool    *kafka.Transport
 
+	inquiries inquiries
+
 	life context.Context // Ends with close, and with it the dials in progress.
 	end  context.CancelFunc
 
