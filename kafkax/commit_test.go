@@ -138,19 +138,24 @@ func TestFencedByCommit(t *testing.T) {
 		t.Run(code.Title(), func(t *testing.T) {
 			virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
 				server.Inject(testkit.Fault{API: testkit.APIOffsetCommit, Code: int16(code)})
-				causes := make(chan error, 10)
+				begun, causes := make(chan struct{}, 10), make(chan error, 10)
 				r := start(t, cluster, kafkax.ConsumerConfig{}, func(ctx context.Context, c holdfast.Claim) error {
+					begun <- struct{}{}
 					c.Commit(1)
 					<-ctx.Done()
 					c.Commit(2)
 					causes <- context.Cause(ctx)
 					return nil
 				})
+				<-begun
 				cause := <-causes
 				if !errors.Is(cause, kafkax.ErrFenced) || !errors.Is(cause, code) {
 					t.Errorf("cause: got %v, want ErrFenced because of %v", cause, code)
 				}
-				until(t, "joined again", func() bool { return r.consumer.Stats().Groups[0].Generations == 2 })
+				<-begun
+				if n := r.group().Generations; n != 2 {
+					t.Errorf("%d generations, want 2", n)
+				}
 				r.cancel()
 				if err := <-r.done; !errors.Is(err, kafkax.ErrDrainTimeout) { // The second one waits for its context, too.
 					t.Errorf("Consume: %v", err)

@@ -425,6 +425,12 @@ func (b deafBatch) Send() error {
 	return b.Batch.Send()
 }
 
+// replicatedTable is a table of one replica, of which nobody has heard before.
+func replicatedTable(t *testing.T) string {
+	path := strings.ToLower(t.Name()) + strconv.FormatInt(time.Now().UnixNano(), 36)
+	return "(" + saleColumns + ") ENGINE = ReplicatedMergeTree('/" + path + "', '1') ORDER BY id"
+}
+
 // TestReplicated: on a replicated table an insert that was acknowledged, and whose acknowledgement was lost, leaves each
 // row once when it is repeated, since the table knows the block again. Rows that are equal but for where they come from
 // are two. What would take them for one refuses to start, where the server is too old for tokens.
@@ -432,7 +438,7 @@ func TestReplicated(t *testing.T) {
 	if testkit.Servers(t).ZooKeeper == "" {
 		t.Skip("replicated tables need ZooKeeper: scripts/servers up zookeeper")
 	}
-	s := newShop(t, "("+saleColumns+") ENGINE = ReplicatedMergeTree('/"+strings.ToLower(t.Name())+strconv.FormatInt(time.Now().UnixNano(), 36)+"', '1') ORDER BY id")
+	s := newShop(t, replicatedTable(t))
 	network, lose := new(deaf), new(atomic.Int32)
 	opts := *s.options
 	opts.DialContext = network.dial
@@ -505,6 +511,51 @@ func TestReplicated(t *testing.T) {
 	if n := s.count("SELECT count() FROM " + s.table + " WHERE id >= 6000 AND id < 7000"); n != 20 {
 		t.Errorf("DedupOff stored %d rows of two equal batches, want 20", n)
 	}
+}
+
+// TestZooKeeperKilled: a replicated table loses its ZooKeeper while inserts are on their way. What the server says then is
+// no row's fault and nothing to mend; when ZooKeeper is back all is stored, each row once.
+func TestZooKeeperKilled(t *testing.T) {
+	if testkit.Servers(t).ZooKeeper == "" {
+		t.Skip("replicated tables need ZooKeeper: scripts/servers up zookeeper")
+	}
+	s := newShop(t, replicatedTable(t)+" SETTINGS zookeeper_session_expiration_check_period = 1")
+	s.servers.NeedScript(t)
+	in := s.inserter(s.ch, s.marked())
+	s.stored(in, sales(0, 100, 10))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		time.Sleep(100 * time.Millisecond) // Some inserts later.
+		ctx := context.Background()
+		err := s.servers.Kill(ctx, "zookeeper")
+		time.Sleep(2 * time.Second) // The outage.
+		if err := errors.Join(err, s.servers.Up(ctx, "zookeeper")); err != nil {
+			t.Error(err)
+		}
+	}()
+	var failures []error
+	next := 100
+	for over := false; !over; next += 100 {
+		select {
+		case <-ended:
+			over = true // One more.
+		default:
+		}
+		failures = append(failures, s.stored(in, sales(next, 100, 10))...)
+	}
+	for _, err := range failures {
+		switch class := clickhousex.Classify(err); class {
+		case clickhousex.ClassTransient, clickhousex.ClassAmbiguous:
+		default:
+			t.Errorf("a %v error: %v", class, err)
+		}
+	}
+	if len(failures) == 0 {
+		t.Error("no insert met the outage")
+	}
+	s.once(next)
+	t.Logf("%d rows, %d errors on the way", next, len(failures))
 }
 
 // TestProgramRestarts: on a table that remembers nothing a program begins again before where it had come to, cuts its
