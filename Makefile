@@ -55,7 +55,7 @@ fuzz: ## Run every fuzz test for FUZZTIME (10s)
 	done
 
 # What a test that is its own report prints, without go test's words about it.
-report := grep -v -e '^=== RUN' -e '^ *--- PASS' -e '^PASS$$' -e '^ok  '
+report := grep -v -e '^=== ' -e '^ *--- PASS' -e '^PASS$$' -e '^ok  '
 
 .PHONY: sim sim-replay sim-mutants bench-pipeline
 sim: ## Run SEEDS (500) random simulations of a pipeline among failures, from seed SEED (1) on

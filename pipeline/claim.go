@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-io/holdfast"
@@ -25,6 +26,9 @@ type claim struct {
 	open    context.Context // For waiting only: ends when the drain begins.
 	closing <-chan struct{} // Closed when the drain begins: nothing new is started after it.
 	ended   <-chan struct{} // Closed when the claim is lost, or its time to drain is spent.
+
+	// returned is the first message that was handed back, and one more for none to be 0.
+	returned atomic.Int64
 
 	mu       sync.Mutex
 	walks    []*walk // Its lanes.
@@ -216,14 +220,29 @@ func (c *claim) settle(marks ...mark) {
 
 // handBack gives a message in flight up: whoever owns the partition next reads it again.
 func (c *claim) handBack(n int) {
-	if mutant.Is("drain: what waits is forgotten instead of handed back") {
+	if mutant.Is("1 what waits is settled at the drain instead of handed back") {
 		c.settle(mark{c, n})
 		return
 	}
 	c.mu.Lock()
-	c.tracker.handBack(n)
+	c.giveUp(n)
 	c.mu.Unlock()
 	signal(c.changed)
+}
+
+// giveUp is handBack with the lock held.
+func (c *claim) giveUp(n int) {
+	c.tracker.handBack(n)
+	if first := c.returned.Load(); first == 0 || int64(n) < first-1 {
+		c.returned.Store(int64(n) + 1)
+	}
+}
+
+// isBehindReturned tells whether a message before n was handed back. Written now, n would overtake it, and be written again
+// by the next owner, who begins with that one.
+func (c *claim) isBehindReturned(n int) bool {
+	first := c.returned.Load()
+	return first > 0 && int64(n) >= first && !mutant.Is("9 what is behind a message that is handed back is written")
 }
 
 // draining tells whether the claim's drain has begun.

@@ -207,3 +207,28 @@ func TestRoomThatARevokedClaimLeavesIsUsed(t *testing.T) {
 		r.mustStop(t)
 	})
 }
+
+// What comes after a message that is handed back is handed back, too: it would overtake it, since the next owner begins with
+// the one that was handed back.
+func TestNothingOvertakesWhatIsHandedBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, s := newBroker(t, "orders", 1), newStore(t)
+		s.do(func(_ int, batch holdfast.Batch[int]) error {
+			if batch.Items[0].Value == 0 {
+				return holdfast.Hold(errAway)
+			}
+			return nil
+		})
+		r := start(t, once{b}, s, pipeline.Config{DeadLetters: &letterBox{}, Batch: pipeline.BatchConfig{Count: 1}, Logger: quiet()})
+		for _, value := range []string{"0", "1", "2"} {
+			b.produce(0, value)
+		}
+		time.Sleep(time.Minute) // 0 is held, 1 is queued, and 2 waits for room.
+		b.owner(0).revoke()
+		time.Sleep(time.Minute)
+		if got := s.stored(); len(got) > 0 {
+			t.Errorf("stored %v, and 0 was handed back", got)
+		}
+		r.mustStop(t)
+	})
+}

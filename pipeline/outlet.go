@@ -200,11 +200,19 @@ func (o *outlet[T]) next() (*batch[T], time.Duration) {
 		if len(l.line.queue) == 0 || l.line.busy {
 			continue
 		}
+		if l.claim.draining() {
+			if o.handBackLate(l); len(l.line.queue) == 0 {
+				continue
+			}
+			due = true
+		}
 		ready = append(ready, l)
-		due = due || l.claim.draining()
 		if l.line.since.Before(began) {
 			began = l.line.since
 		}
+	}
+	if len(ready) == 0 {
+		return nil, forever
 	}
 	if left := limits.Delay - time.Since(began); left > 0 && !due {
 		return nil, left
@@ -246,11 +254,7 @@ func (o *outlet[T]) drop(l *lane[T], n int) {
 	for _, p := range l.line.queue[:n] {
 		gone.add(load{1, p.size})
 	}
-	l.line.load.sub(gone)
-	o.queued.sub(gone)
-	if !l.line.busy {
-		o.ready.sub(gone)
-	}
+	o.shed(l, gone)
 	if n == len(l.line.queue) {
 		clear(l.line.queue)
 		l.line.queue = l.line.queue[:0]
@@ -258,6 +262,15 @@ func (o *outlet[T]) drop(l *lane[T], n int) {
 	}
 	l.line.queue = slices.Clone(l.line.queue[n:])
 	l.line.since = time.Now()
+}
+
+// shed notes that a lane's line has become lighter.
+func (o *outlet[T]) shed(l *lane[T], gone load) {
+	l.line.load.sub(gone)
+	o.queued.sub(gone)
+	if !l.line.busy {
+		o.ready.sub(gone)
+	}
 }
 
 // empty drops all of a lane's line.
@@ -344,6 +357,22 @@ func (o *outlet[T]) ahead(b *batch[T]) (held *batch[T], why error) {
 		return nil, nil
 	}
 	return b.behind[0], b.behind[0].held
+}
+
+// handBackLate hands back what a lane has queued that is behind a message that was handed back.
+func (o *outlet[T]) handBackLate(l *lane[T]) {
+	var gone load
+	l.line.queue = slices.DeleteFunc(l.line.queue, func(p piece[T]) bool {
+		c := p.mark.claim
+		if !c.isBehindReturned(p.mark.n) {
+			return false
+		}
+		c.handBack(p.mark.n)
+		gone.add(load{1, p.size})
+		return true
+	})
+	o.shed(l, gone)
+	o.makeRoom()
 }
 
 // handBackBehind hands back what draining claims have queued where it cannot be written while b waits.

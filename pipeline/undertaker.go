@@ -146,7 +146,7 @@ func (c *claim) handBackGraves(graves []grave) {
 	c.mu.Lock()
 	graves = append(graves, c.dead...)
 	for _, g := range graves {
-		c.tracker.handBack(g.n)
+		c.giveUp(g.n)
 	}
 	c.dead, c.writing, c.stuck = nil, nil, false
 	c.mu.Unlock()
