@@ -46,12 +46,6 @@ func (r *rejection) hasRecalls() bool {
 	return len(r.recalled) > 0
 }
 
-func (r *rejection) isPending() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.pending > 0
-}
-
 // recalls takes what was recalled.
 func (r *rejection) recalls() map[mark]struct{} {
 	r.mu.Lock()
