@@ -2,6 +2,7 @@ package dlq
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/holdfast-io/holdfast"
@@ -57,6 +58,15 @@ type Letter struct {
 // ID names the letter: the same for every letter that one group writes about one message.
 func (l Letter) ID() string {
 	return l.id()
+}
+
+// GroupOf is whose letter a message was that has come back from a dead-letter queue. If it fails again, it is that group's
+// again, so that its letter has the same ID. Empty for a message that was never there.
+func GroupOf(m *holdfast.Message) string {
+	if m.Letter == nil {
+		return ""
+	}
+	return strings.TrimSuffix(m.Letter.ID, Letter{Message: *m}.ID())
 }
 
 func (l *Letter) id() string { return string(l.appendID(make([]byte, 0, idSize))) }

@@ -58,6 +58,12 @@ func (p *Parking) takes(l *Letter) bool {
 	return p != nil && p.cfg.MaxRedrives > 0 && l.Redrives >= p.cfg.MaxRedrives
 }
 
+// EndsLoops tells a pipeline whether a letter that fails again and again is parked some day. If not, the pipeline does not
+// take letters from the topic that it writes them to.
+func (c *letterClaim) EndsLoops() bool {
+	return c.sorter.parking != nil && c.sorter.parking.cfg.MaxRedrives > 0
+}
+
 // park returns nil when all records, of one partition, are acknowledged in the parking topic. Their time is that of
 // parking, so that no topic's retention counts how long they have lain already. Records that are parked again after an
 // error may stand there twice.

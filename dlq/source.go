@@ -21,7 +21,8 @@ type SourceConfig struct {
 	// of them but that this group has passed them.
 	Filter Filter
 
-	// Parking takes letters that have come back too often. Nil: there is no too often.
+	// Parking takes letters that have come back too often. Nil: there is no too often, and a pipeline that writes its
+	// letters to the topic that these come from refuses to.
 	Parking *Parking
 
 	// Ledger remembers what was taken home, so that it is passed over should it be read again. Nil: nobody does.

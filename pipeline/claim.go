@@ -43,13 +43,19 @@ type claim struct {
 	mourn    chan struct{} // Holds a token when undertake has.
 }
 
+// endsLoops says whether a claim's letters that fail again and again are parked some day.
+func endsLoops(c holdfast.Claim) bool {
+	letters, ok := c.(interface{ EndsLoops() bool })
+	return ok && letters.EndsLoops()
+}
+
 // serve runs one claim from its first message to its drain.
 func serve[T any](ctx context.Context, e *engine, source holdfast.Claim, run call[holdfast.Message, T], o *outlet[T], home bool) error {
 	open, closeDown := context.WithCancel(ctx)
 	defer closeDown()
 	c := newClaim(ctx, open, e, source, o.patience, home)
-	if topic := deadLetterTopic(e.cfg); !home && topic != "" && c.topic == topic {
-		return fmt.Errorf("pipeline: %s is the topic that letters go to: a pipeline that fed on its own letters would not end; redrive them with dlq.Source", topic)
+	if topic := deadLetterTopic(e.cfg); !home && topic != "" && c.topic == topic && !endsLoops(source) {
+		return fmt.Errorf("pipeline: %s is the topic that letters go to: a pipeline that fed on its own letters would not end; redrive them with a dlq.Source that has Parking", topic)
 	}
 	e.claims.add(c)
 	defer e.claims.remove(c)

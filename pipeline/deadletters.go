@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -52,6 +53,7 @@ func (e *engine) letter(m *holdfast.Message, f *failure) dlq.Letter {
 	}
 	if m.Letter != nil {
 		l.Message.Letter = nil
+		l.Group = cmp.Or(dlq.GroupOf(m), e.group) // Whoever took it home.
 		l.Redrives = m.Letter.Redrives + 1
 		if !m.Letter.FirstFailedAt.IsZero() {
 			l.FirstFailedAt = m.Letter.FirstFailedAt

@@ -2,6 +2,7 @@ package real_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,7 +54,7 @@ func TestKilledRedrive(t *testing.T) {
 	}
 }
 
-// TestLoopIsParked redrives a message that its pipeline never gets through, until its letter is parked.
+// TestLoopIsParked has the tool redrive a message that its pipeline never gets through, until its letter is parked.
 func TestLoopIsParked(t *testing.T) {
 	r := newRedriving(t, testkit.Servers(t).Brokers, 0)
 	quiet := slog.New(slog.DiscardHandler)
@@ -86,22 +87,19 @@ func TestLoopIsParked(t *testing.T) {
 	if err := producer.Produce(t.Context(), holdfast.Message{Topic: r.topic, Key: []byte("k"), Value: []byte("poison")}); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.admin.CreateTopic(t.Context(), r.topic+".dlq.parked", 1, nil); err != nil {
-		t.Fatal(err)
-	}
-	redrive, err := dlq.NewRedrive(consumer, producer, r.admin, dlq.RedriveConfig{Topic: r.topic + ".dlq", Letters: dlq.SourceConfig{Logger: quiet}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	tool := buildTool(t)
 	for round := range 6 {
 		for deadline := time.Now().Add(patience); r.count(r.topic+".dlq") <= round; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("no letter in round %d", round)
 			}
 		}
-		s, err := redrive.Run(t.Context())
-		if err != nil || (s.Parked == 1) != (round == 5) || s.Redriven+s.Parked != 1 {
-			t.Fatalf("round %d: %+v, %v", round, s, err)
+		args := []string{"dlq", "redrive", r.topic + ".dlq", "--yes", "-o", "json", "--brokers", strings.Join(testkit.Servers(t).Brokers, ",")}
+		said, err := exec.CommandContext(t.Context(), tool, args...).Output()
+		var did struct{ Summary struct{ Redriven, Parked int } }
+		err = errors.Join(err, json.Unmarshal(said, &did))
+		if err != nil || (did.Summary.Parked == 1) != (round == 5) || did.Summary.Redriven+did.Summary.Parked != 1 {
+			t.Fatalf("round %d: %v\n%s", round, err, said)
 		}
 	}
 	if n := r.count(r.topic + ".dlq.parked"); n != 1 {
