@@ -33,6 +33,7 @@ type claim struct {
 	mu       sync.Mutex
 	walks    []*walk // Its lanes.
 	tracker  tracker
+	behind   behind
 	released bool
 	next     int64
 	dead     []grave       // Letters that are to be written, see undertake.
@@ -129,7 +130,9 @@ func consume[T any](ctx context.Context, c *claim, ls *lanes[T], o *outlet[T], i
 			}
 		}
 		in.messages = nil
+		c.fetching(true)
 		messages, err := c.source.Fetch(ctx)
+		c.fetching(false)
 		if err != nil {
 			return err
 		}
@@ -140,6 +143,31 @@ func consume[T any](ctx context.Context, c *claim, ls *lanes[T], o *outlet[T], i
 		*in = intake{messages: messages, fetched: c.engine.now(), fetch: &fetch{}}
 		in.fetch.uncharged.Store(int64(size))
 	}
+}
+
+// behind is since when nothing has been fetched though there is something to fetch, as far as anybody has looked.
+type behind struct {
+	fetching bool
+	since    int64 // 0: it is not so.
+	settled  int64 // How far the source was then, which may pass over messages.
+}
+
+// fetching notes that a Fetch begins or has ended.
+func (c *claim) fetching(begins bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.behind = behind{fetching: begins}
+}
+
+// look notes how far the source is, and says for how long it has not gone on.
+func (b *behind) look(now, settled, lag int64) time.Duration {
+	switch {
+	case !b.fetching || lag <= 0:
+		return 0
+	case b.since == 0 || b.settled != settled:
+		b.since, b.settled = now, settled
+	}
+	return time.Duration(now - b.since)
 }
 
 func newClaim(ctx, open context.Context, e *engine, source holdfast.Claim, patience time.Duration, home bool) *claim {

@@ -65,8 +65,8 @@ type Config struct {
 	// 20 s, which is below the 30 s that Kubernetes grants by default.
 	DrainTimeout time.Duration
 
-	// StallAfter is how old the oldest message in flight of a partition may be before Health calls it degraded.
-	// Defaults to one minute; -1 means never.
+	// StallAfter is how old the oldest message in flight of a partition may be, or for how long nothing may be fetched
+	// though there is a lag, before Health calls it degraded. Defaults to one minute; -1 means never.
 	StallAfter time.Duration
 
 	// Context, if set, makes the context with which a message goes through the stages, such as one with its trace. It

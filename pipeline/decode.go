@@ -29,6 +29,8 @@ func (e *DecodeError) Permanent() bool { return true }
 
 // JSON decodes a message's value as encoding/json does; it is a function for Map. A tombstone, whose value is nil, holds
 // nothing to decode and is skipped. Anything else that is not JSON for a T is a *DecodeError.
+//
+// A decoder of another format, such as Avro or Protobuf, is a function of the same form.
 func JSON[T any](_ context.Context, m holdfast.Message) (T, error) {
 	var v T
 	if m.Value == nil {

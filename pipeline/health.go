@@ -42,13 +42,22 @@ func (p *Pipeline) Health() Health {
 			if s.OldestAge > p.engine.cfg.StallAfter {
 				h.Troubles = append(h.Troubles, Trouble{
 					Place: fmt.Sprintf("%s/%d", s.Topic, s.Partition),
-					Why:   fmt.Sprintf("stalled: offset %d has been in flight for %v, now at %s", s.OldestOffset, s.OldestAge.Round(time.Second), s.OldestStage),
+					Why:   s.stall(),
 					Since: time.Now().Add(-s.OldestAge),
 				})
 			}
 		}
 	}
 	return h
+}
+
+// stall says where a partition stands still.
+func (s PartitionStats) stall() string {
+	age := s.OldestAge.Round(time.Second)
+	if s.OldestStage == fetchStage {
+		return fmt.Sprintf("stalled: nothing has been fetched for %v, from offset %d on, with a lag of %d", age, s.OldestOffset, s.Lag)
+	}
+	return fmt.Sprintf("stalled: offset %d has been in flight for %v, now at %s", s.OldestOffset, age, s.OldestStage)
 }
 
 // HealthHandler answers every request with Health as JSON. A path that ends in "/live" answers 503 when the pipeline is

@@ -161,3 +161,59 @@ func TestStallIsATrouble(t *testing.T) {
 		r.mustStop(t)
 	})
 }
+
+// deaf is a source that does not fetch what is there, until it hears.
+type deaf struct {
+	*broker
+	hears chan struct{}
+}
+
+type deafClaim struct {
+	holdfast.Claim
+	hears chan struct{}
+}
+
+func (d deaf) Consume(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error {
+	return d.broker.Consume(ctx, func(ctx context.Context, c holdfast.Claim) error { return handle(ctx, deafClaim{c, d.hears}) })
+}
+
+func (c deafClaim) Fetch(ctx context.Context) ([]holdfast.Message, error) {
+	<-c.hears
+	return c.Claim.Fetch(ctx)
+}
+
+// With a lag and nothing in flight, it is the source that stands still.
+func TestFetchThatStandsStillIsAStall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, s := newBroker(t, "orders", 1), newStore(t)
+		source := deaf{b, make(chan struct{})}
+		r := start(t, source, s, pipeline.Config{Logger: quiet()})
+		look := func(d time.Duration) (h pipeline.Health) {
+			for range int(d / time.Second) {
+				time.Sleep(time.Second)
+				h = r.Health()
+			}
+			return h
+		}
+		if h := look(time.Hour); h.Degraded() {
+			t.Errorf("health %+v with nothing to fetch", h)
+		}
+		b.produce(0, "0")
+		b.produce(0, "1")
+		if h := look(59 * time.Second); h.Degraded() {
+			t.Errorf("health %+v before its time", h)
+		}
+		h := look(10 * time.Second)
+		if len(h.Troubles) != 1 || h.Troubles[0].Place != "orders/0" || h.Troubles[0].Why != "stalled: nothing has been fetched for 1m8s, from offset 0 on, with a lag of 2" {
+			t.Errorf("health %+v", h)
+		}
+		if p := r.Stats().Partitions[0]; p.OldestStage != "fetch" || p.OldestOffset != 0 || p.OldestAge < time.Minute {
+			t.Errorf("stats %+v", p)
+		}
+		close(source.hears)
+		if h := look(time.Hour); h.Degraded() || b.committed(0) != 2 {
+			t.Errorf("health %+v, committed %d", h, b.committed(0))
+		}
+		r.mustStop(t)
+	})
+}

@@ -248,3 +248,38 @@ func TestNilContextHasALetter(t *testing.T) {
 		}
 	})
 }
+
+// A panic's stack is in its letter when asked for, and takes no more room than headers have for it, however deep it is.
+func TestStackIsInTheLetterWhenAskedForAndCapped(t *testing.T) {
+	for name, asked := range map[string]bool{"asked for": true, "by default": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, box, s := newBroker(t, "orders", 1), &letterBox{}, newStore(t)
+				var dive func(depth int)
+				dive = func(depth int) {
+					if depth == 0 {
+						panic("deep")
+					}
+					dive(depth - 1)
+				}
+				stage := work(func(context.Context, int) (int, error) {
+					dive(1000)
+					return 0, nil
+				}, pipeline.StageConfig{})
+				b.produce(0, "0")
+				r := startWith(t, b, stage, s, pipeline.Config{DeadLetters: box, Stacks: asked, Logger: quiet()})
+				time.Sleep(time.Minute)
+				r.mustStop(t)
+				header := ""
+				for _, h := range dlq.Encode(box.letters[0]).Headers {
+					if h.Key == dlq.HeaderErrorStack {
+						header = string(h.Value)
+					}
+				}
+				if len(header) > 4096 || strings.Contains(header, "TestStackIsInTheLetter") != asked {
+					t.Errorf("the stack's header, of %d bytes, is\n%s", len(header), header)
+				}
+			})
+		})
+	}
+}

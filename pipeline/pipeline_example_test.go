@@ -2,6 +2,7 @@ package pipeline_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -65,6 +66,39 @@ func Example() {
 	// dead letter 1, decode at decode: thirty
 	// dead letter 3, retries_exhausted at pay: 5000
 	// dead letter 4, circuit_open at pay: 60
+}
+
+// A decoder is a function. This one could as well call proto.Unmarshal, or look a schema up by the number that a registry
+// has put before the bytes: a look-up that fails is returned as it is, and tried again.
+func ExampleDecodeError() {
+	type reading struct{ Sensor, Value uint32 }
+	decode := func(_ context.Context, m holdfast.Message) (reading, error) {
+		var r reading
+		if _, err := binary.Decode(m.Value, binary.BigEndian, &r); err != nil {
+			return r, &pipeline.DecodeError{Format: "reading", Err: err}
+		}
+		return r, nil
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	queue := &queue{values: []string{"\x00\x00\x00\x07\x00\x00\x00\x2a", "short"}, revoked: make(chan struct{}), settled: stop}
+	dead := &deadLetters{}
+	p, err := pipeline.New(queue, pipeline.Map("decode", decode, pipeline.StageConfig{}),
+		pipeline.Each(func(_ context.Context, item holdfast.Item[reading]) error {
+			fmt.Printf("%+v\n", item.Value)
+			return nil
+		}), pipeline.Config{DeadLetters: dead, Batch: pipeline.BatchConfig{Delay: -1}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("run:", p.Run(ctx))
+	for _, l := range dead.letters {
+		fmt.Printf("dead letter %d, %s: %s\n", l.Message.Offset, l.Reason, l.Error)
+	}
+	// Unordered output:
+	// run: <nil>
+	// {Sensor:7 Value:42}
+	// dead letter 1, decode: decode reading: buffer too small
 }
 
 // queue is a Source in memory, and its one Claim. It ends the run when all of its messages are settled.

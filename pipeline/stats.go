@@ -34,7 +34,13 @@ type PartitionStats struct {
 	OldestOffset int64         // The first message in flight, -1 for none.
 	OldestAge    time.Duration // How long it has been in flight.
 	OldestStage  string        // The stage it is in, "sink" or, while its letter is to be written, "dead letters"; empty for none.
+
+	// With nothing in flight and something to fetch, OldestStage is "fetch", OldestOffset what is to come, and OldestAge for
+	// how long that has been seen by Stats and Health.
 }
+
+// fetchStage is the source's name where stages have theirs.
+const fetchStage = "fetch"
 
 // Stats tells what the pipeline has done.
 func (p *Pipeline) Stats() Stats {
@@ -113,6 +119,10 @@ func (c *claim) stats(now int64) PartitionStats {
 		if c.awaitsLetter(c.tracker.head) {
 			s.OldestStage = lettersStage
 		}
+		return s
+	}
+	if age := c.behind.look(now, s.Settled, s.Lag); age > 0 {
+		s.OldestOffset, s.OldestAge, s.OldestStage = s.Settled, age, fetchStage
 	}
 	return s
 }
