@@ -3,7 +3,6 @@ package dlq_test
 import (
 	"context"
 	"log/slog"
-	"slices"
 	"testing"
 
 	"github.com/holdfast-io/holdfast"
@@ -58,12 +57,8 @@ func BenchmarkTopicWrite(b *testing.B) {
 
 // BenchmarkRedrive redrives a partition, but for what reading and writing it costs.
 func BenchmarkRedrive(b *testing.B) {
-	all := shelf{letters: 100_000}
-	for i := range 200 {
-		record := dlq.Encode(usual(int64(i)))
-		record.Topic, record.Partition = "orders.dlq", 7
-		all.records = append(all.records, record)
-	}
+	all := newShelf(200, 200, func(l *dlq.Letter) { *l = usual(l.Message.Offset) })
+	all.letters = 100_000
 	letters := dlq.SourceConfig{Logger: slog.New(slog.DiscardHandler)}
 	r, err := dlq.NewRedrive(all, nowhere{}, all, dlq.RedriveConfig{Topic: "orders.dlq", Letters: letters})
 	if err != nil {
@@ -71,6 +66,7 @@ func BenchmarkRedrive(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
+		all.committed = 0
 		if s, err := r.Run(b.Context()); err != nil || s.Redriven != all.letters {
 			b.Fatal(s, err)
 		}
@@ -81,50 +77,6 @@ func BenchmarkRedrive(b *testing.B) {
 func perLetter(b *testing.B, letters int) {
 	b.Helper()
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(letters), "ns/letter")
-}
-
-// shelf is a partition of so many letters, the same ones again and again, of which nothing is committed.
-type shelf struct {
-	letters int
-	records []holdfast.Message
-}
-
-func (s shelf) Bounds(context.Context, string) (first, next map[int]int64, err error) {
-	return map[int]int64{7: 0}, map[int]int64{7: int64(s.letters)}, nil
-}
-
-func (s shelf) Committed(context.Context, string, string) (map[int]int64, error) { return nil, nil }
-
-func (s shelf) Scan(context.Context, string, map[int]int64, func([]holdfast.Message) error) error {
-	return nil
-}
-
-func (s shelf) ConsumeAs(ctx context.Context, _ string, _ []string, handle func(context.Context, holdfast.Claim) error) error {
-	return handle(ctx, &shelfClaim{shelf: s})
-}
-
-// shelfClaim hands out copies, which are for their reader to change.
-type shelfClaim struct {
-	holdfast.Claim
-	shelf
-	next int64
-}
-
-func (c *shelfClaim) Partition() (string, int) { return "orders.dlq", 7 }
-
-func (c *shelfClaim) Committed() (int64, string) { return 0, "" }
-
-func (c *shelfClaim) Commit(int64) {}
-
-func (c *shelfClaim) Revoked() <-chan struct{} { return nil }
-
-func (c *shelfClaim) Fetch(context.Context) ([]holdfast.Message, error) {
-	records := slices.Clone(c.records)
-	for i := range records {
-		records[i].Offset = c.next
-		c.next++
-	}
-	return records, nil
 }
 
 // nowhere is a producer whose messages go nowhere.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -780,6 +781,53 @@ func TestDoubtOutlivesARunThatCannotClearIt(t *testing.T) {
 		}
 		if got := o.messages("orders"); len(got) != 10 {
 			t.Errorf("in the end %v", got)
+		}
+	})
+}
+
+// sealed is a producer that may not write to the ledger any more, after so many calls.
+type sealed struct {
+	*clerk
+	after atomic.Int64
+}
+
+func (s *sealed) ProduceTo(ctx context.Context, topic string, partition int, messages ...holdfast.Message) error {
+	if topic == "ledger" && s.after.Add(-1) < 0 {
+		return holdfast.Hold(errors.New("forbidden"))
+	}
+	return s.clerk.ProduceTo(ctx, topic, partition, messages...)
+}
+
+// A run whose ledger takes the mark, and then nothing more, ends and says so. What it has sent is not sent again by a run
+// that may write there.
+func TestRedriveSaysThatItsLedgerIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOffice(t)
+		o.buryTogether(40)
+		c := o.clerk()
+		p := &sealed{clerk: c}
+		p.after.Store(1)
+		ledger, err := dlq.NewLedger(p, c.admin, dlq.LedgerConfig{Topic: "ledger"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := dlq.NewRedrive(c.consumer, c, c.admin, dlq.RedriveConfig{
+			Topic: "orders.dlq", Letters: dlq.SourceConfig{Ledger: ledger, MessagesPerSecond: 10, Logger: slog.New(slog.DiscardHandler)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := r.Run(ctx); !holdfast.IsHold(err) {
+			t.Errorf("got %v, want to hear that it is forbidden", err)
+		}
+		if n := len(o.messages("orders")); n == 0 || n == 40 {
+			t.Errorf("%d messages before it ended, want some", n)
+		}
+		o.run(o.clerk().redrive(true, dlq.RedriveConfig{}))
+		if n := len(o.messages("orders")); n != 40 {
+			t.Errorf("%d messages in the end, want 40", n)
 		}
 	})
 }

@@ -2,7 +2,10 @@ package dlq_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -178,5 +181,59 @@ func TestSourceCommitsAsFarAsLettersAreSettled(t *testing.T) {
 		if got := l.committed[len(l.committed)-1]; got != end {
 			t.Fatalf("seed %d: committed up to %d of %d", seed, got, end)
 		}
+	}
+}
+
+// What has been fetched is not lost when letters cannot be parked: the next Fetch goes on with it.
+func TestSourceKeepsWhatItHasWhenItCannotPark(t *testing.T) {
+	for _, withLedger := range []bool{false, true} {
+		t.Run(fmt.Sprintf("ledger %v", withLedger), func(t *testing.T) {
+			p := &producer{partitions: 1, away: map[int]error{0: holdfast.Hold(errors.New("forbidden"))}}
+			parking, err := dlq.NewParking(p, dlq.ParkingConfig{Topic: "orders.dlq.parked"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg := dlq.SourceConfig{Parking: parking}
+			if withLedger {
+				if cfg.Ledger, err = dlq.NewLedger(&producer{partitions: 1}, new(shelf), dlq.LedgerConfig{Topic: "ledger"}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			l := &log{chunk: 3, records: []holdfast.Message{
+				record(0, func(*dlq.Letter) {}), record(1, func(l *dlq.Letter) { l.Redrives = 5 }), record(2, func(*dlq.Letter) {}),
+			}}
+			exhausted := l.records[1].Headers
+			s, err := dlq.NewSource(l, cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = s.Consume(t.Context(), func(ctx context.Context, c holdfast.Claim) error {
+				if _, err := c.Fetch(ctx); !holdfast.IsHold(err) {
+					t.Errorf("got %v, want to hear that it is forbidden", err)
+				}
+				if len(l.committed) > 0 {
+					t.Errorf("committed %v before anything is parked", l.committed)
+				}
+				p.set(nil)
+				messages, err := c.Fetch(ctx)
+				if err != nil || len(messages) != 2 || messages[0].ClaimOffset() != 0 || messages[1].ClaimOffset() != 2 {
+					t.Errorf("then %v, %v, want letters 0 and 2", messages, err)
+				}
+				c.Commit(3)
+				if _, err := c.Fetch(ctx); !errors.Is(err, holdfast.ErrRevoked) {
+					t.Errorf("at the end %v", err)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if parked := p.log[0]; len(parked) != 1 || !reflect.DeepEqual(parked[0].Headers, exhausted) {
+				t.Errorf("%d letters are parked, or not the right one, want letter 1 once", len(parked))
+			}
+			if !slices.Equal(slices.Compact(l.committed), []int64{3}) {
+				t.Errorf("committed %v, want 3", l.committed)
+			}
+		})
 	}
 }
