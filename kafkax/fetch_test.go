@@ -72,7 +72,8 @@ func TestPrefetchIsShared(t *testing.T) {
 }
 
 // TestPrefetchOfManyPartitions has a member with 1,000 partitions, all of whose handlers rest: what is fetched ahead stays
-// within the bound, and everything is read in the end. Not each of them asks where its leader is.
+// within the bound, and everything is read in the end. Not each of them asks where its leader is, or has a connection
+// beside the one that it is fetched over.
 func TestPrefetchOfManyPartitions(t *testing.T) {
 	const partitions, each, bound = 1000, 12, 4 << 20
 	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": partitions}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
@@ -84,6 +85,12 @@ func TestPrefetchOfManyPartitions(t *testing.T) {
 			if err := server.Produce(t.Context(), messages...); err != nil {
 				t.Fatal(err)
 			}
+		}
+		var dialled atomic.Int64
+		well := cluster.Dial
+		cluster.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dialled.Add(1)
+			return well(ctx, network, addr)
 		}
 		var seen ledger
 		cfg := kafkax.ConsumerConfig{PrefetchBytes: bound, FetchMessages: 1, MaxWait: 10 * time.Second}
@@ -102,6 +109,9 @@ func TestPrefetchOfManyPartitions(t *testing.T) {
 		}
 		if n := server.Requests(testkit.APIMetadata); n > partitions/4 {
 			t.Errorf("%d metadata requests", n)
+		}
+		if n := dialled.Load(); n > partitions+partitions/4 {
+			t.Errorf("%d connections", n)
 		}
 		until(t, "all read", func() bool { return seen.distinct() == partitions*each })
 		if n := r.group().Generations; n != 1 {

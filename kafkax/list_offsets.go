@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
@@ -37,6 +38,36 @@ func (r *offsetsRequest) RawExchange(rw io.ReadWriter) (protocol.Message, error)
 	return protocol.RoundTrip(rw, listOffsetsVersion, 0, r.clientID, &r.request)
 }
 
+// maxOffsetRequests is how many such requests one broker gets at a time: kafka-go has a connection for each, and the
+// partitions of a generation begin all at once.
+const maxOffsetRequests = 8
+
+// turns bounds the requests to each broker, so that one that does not answer holds up only its own partitions. The zero
+// value is ready. Safe for concurrent use.
+type turns struct {
+	mu      sync.Mutex
+	brokers map[int32]chan struct{}
+}
+
+// take waits for a turn, which is to be given back.
+func (t *turns) take(ctx context.Context, broker int32) (giveBack func(), err error) {
+	t.mu.Lock()
+	if t.brokers == nil {
+		t.brokers = make(map[int32]chan struct{})
+	}
+	if t.brokers[broker] == nil {
+		t.brokers[broker] = make(chan struct{}, maxOffsetRequests)
+	}
+	taken := t.brokers[broker]
+	t.mu.Unlock()
+	select {
+	case taken <- struct{}{}:
+		return func() { <-taken }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // listOffsets asks the partitions' leaders where a time is in their logs: the first offset whose message is no older,
 // -1 if there is none. kafka.FirstOffset and kafka.LastOffset as the time, in milliseconds, mean the log's first offset
 // and its end; stable takes the first open transaction for the end.
@@ -61,6 +92,11 @@ func (n *network) listOffsetsOf(ctx context.Context, topic string, leader int32,
 	if stable {
 		req.request.IsolationLevel = 1
 	}
+	giveBack, err := n.turns.take(ctx, leader)
+	if err != nil {
+		return fmt.Errorf("kafkax: offsets of %s: %w", topic, err)
+	}
+	defer giveBack()
 	ctx, cancel := context.WithTimeout(ctx, n.client.Timeout)
 	defer cancel()
 	answer, err := n.pool.RoundTrip(ctx, n.client.Addr, req)

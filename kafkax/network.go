@@ -21,6 +21,7 @@ type network struct {
 	pool    *kafka.Transport
 
 	inquiries inquiries
+	turns     turns
 
 	life context.Context // Ends with close, and with it the dials in progress.
 	end  context.CancelFunc
