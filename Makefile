@@ -109,6 +109,7 @@ test-real: ## Run the tests that want servers-up's servers: they are killed and 
 	: "$${HOLDFAST_KAFKA:?make servers-up first}" "$${HOLDFAST_CLICKHOUSE:?make servers-up first}"; \
 	go test -count=1 -v -timeout 15m ./internal/real; \
 	go test -count=1 -run 'OnKafka$$' ./dlq; \
+	go test -count=1 -run '^TestSequenceEnds$$' ./kafkax; \
 	go test -count=1 -run '^FuzzRows$$' ./clickhousex
 
 redrive-kills: ## Kill the tool in the middle of a redrive of 100,000 letters, and look for every message

@@ -18,7 +18,8 @@ var (
 	// ErrBufferFull is returned when ProducerConfig.MaxBufferedBytes are taken, and callers are not to wait.
 	ErrBufferFull = errors.New("kafkax: producer's buffer is full")
 
-	errSpooled = errors.New("kept in the spool, after an attempt that may have written it")
+	errOutdated = errors.New("the circuit has opened or closed since this was to be sent")
+	errSpooled  = errors.New("kept in the spool, after an attempt that may have written it")
 )
 
 // ProduceError says which messages of one Produce call were not acknowledged, and why. All others were.

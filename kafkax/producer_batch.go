@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"time"
 	"unsafe"
 
 	"github.com/segmentio/kafka-go"
@@ -26,6 +27,7 @@ type batch struct {
 	codec   kafka.Compression
 	drained bool // It comes from the spool, so it does not go there.
 
+	admitted  time.Time  // Since when the circuit had been as it was when it admitted the last attempt.
 	answer    chan error // What the broker says to an attempt.
 	nth       int        // Its place in the request of the last attempt.
 	tried     bool       // At least one attempt has been made.

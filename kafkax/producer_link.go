@@ -1,11 +1,12 @@
 package kafkax
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/segmentio/kafka-go"
 
@@ -60,10 +61,9 @@ func (l *link) send(b *batch) error {
 	}
 	err := <-b.answer
 	_, unsent := errors.AsType[*unsentError](err)
-	cut := errors.Is(err, wire.ErrUncertain) && !errors.Is(err, os.ErrDeadlineExceeded)
-	if b.nth > 0 && (unsent || cut) {
-		// One connection that is lost is one failure, however many batches go down with it: the circuit would open at once.
-		// Silence for as long as a request may take is another matter.
+	if b.nth > 0 && (unsent || errors.Is(err, wire.ErrUncertain)) {
+		// One request that is lost is one failure, however many batches go down with it: a broker that pauses once would
+		// open the circuit for all others.
 		return &companionError{err}
 	}
 	return err
@@ -82,7 +82,9 @@ func (l *link) due() bool {
 func (l *link) run() {
 	for again := true; again; {
 		conn, err := l.connect()
+		since := l.producer.cfg.Breaker.Stats().Since
 		l.mu.Lock()
+		outdated := l.drop(since)
 		request := l.waiting
 		if err == nil {
 			request = l.take()
@@ -94,7 +96,14 @@ func (l *link) run() {
 			b.nth = i
 		}
 		if err == nil {
-			err = l.producer.rejection() // The circuit may have opened since these began to wait.
+			err = l.producer.rejection()
+		}
+		for _, b := range outdated {
+			b.nth = 0
+			b.answer <- &unsentError{cmp.Or(err, errOutdated)}
+		}
+		if err == nil && len(request) == 0 {
+			err = errOutdated
 		}
 		if err == nil {
 			err = l.request(conn, request)
@@ -126,6 +135,20 @@ func (l *link) request(conn *linkConn, batches []*batch) error {
 	}
 	l.producer.counts.requests.Add(1)
 	return conn.Send(l.producer.cfg.Timeout/2, parts)
+}
+
+// drop takes out the batches that were admitted by a circuit that has opened or closed since: it knows nothing of them any
+// more, and they would keep those waiting that it admits now. It needs the lock.
+func (l *link) drop(since time.Time) (outdated []*batch) {
+	l.waiting = slices.DeleteFunc(l.waiting, func(b *batch) bool {
+		if b.admitted.Equal(since) {
+			return false
+		}
+		outdated = append(outdated, b)
+		l.bytes -= len(b.Bytes())
+		return true
+	})
+	return outdated
 }
 
 // take takes the batches that make the next request. One that has been tried before goes alone, so that it does not fail

@@ -197,6 +197,7 @@ func (w *writer) deliver(b *batch) error {
 		if err != nil {
 			return err
 		}
+		b.admitted = p.cfg.Breaker.Stats().Since
 		known := w.route.known.Load()
 		err = w.attempt(ctx, b)
 		outcome := permit.Done
