@@ -21,7 +21,8 @@ func (t *tool) export() *cobra.Command {
 		Short: "Write records as lines of JSON",
 		Long: `Writes records as lines of JSON, each partition in its order: all of them, or the letters that are selected. Keys,
 values and headers are JSON strings where they are text, and {"base64": "..."} where they are not, so that no byte is
-lost. They hold the payload: mind who can read them.`,
+lost. They hold the payload: mind who can read them. All of the topic is read, but for what --partition, --from, --to
+and --after spare.`,
 		Args: cobra.ExactArgs(1),
 	}
 	which.register(cmd)

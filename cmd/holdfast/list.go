@@ -46,6 +46,7 @@ func newListed(e *dlq.Entry) listed {
 		Partition: r.Partition, Offset: r.Offset, State: e.State, Reason: l.Reason, Group: l.Group,
 		Stage: l.Stage, Circuit: l.Circuit, ErrorClass: l.ErrorClass, ErrorCode: l.ErrorCode, Error: l.Error, Attempts: l.Attempts, Redrives: l.Redrives,
 		FromTopic: l.Message.Topic, FromPartition: l.Message.Partition, FromOffset: l.Message.Offset,
+		FirstFailedAt: known(l.FirstFailedAt), DeadAt: known(l.DeadAt),
 		KeyBytes: len(r.Key), ValueBytes: len(r.Value), at: r.Time,
 	}
 	if !l.DeadAt.IsZero() {
@@ -53,14 +54,6 @@ func newListed(e *dlq.Entry) listed {
 	}
 	if e.State != dlq.Foreign {
 		out.ID = l.ID()
-	}
-	for _, at := range []struct {
-		from time.Time
-		to   **when
-	}{{l.FirstFailedAt, &out.FirstFailedAt}, {l.DeadAt, &out.DeadAt}} {
-		if !at.from.IsZero() {
-			*at.to = (*when)(&at.from)
-		}
 	}
 	return out
 }

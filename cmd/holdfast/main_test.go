@@ -151,7 +151,7 @@ func TestFromTheFirstAlertToAnEmptyQueue(t *testing.T) {
 		t.Fatalf("%d messages, %d parked", n, parked)
 	}
 	c.run(exitDone, "dlq", "redrive", "orders.dlq", "--yes", "--reason", "retries_exhausted") // Another selection of the same letters.
-	c.says("Nothing was changed.")
+	c.says("There is nothing to redrive.")
 	c.run(exitDone, "dlq", "stats", "orders.dlq")
 	c.says("redriven  11")
 
@@ -250,6 +250,10 @@ func TestWrongUse(t *testing.T) {
 		{[]string{"dlq", "--help"}, exitDone, "redrive"},
 		{[]string{"--help"}, exitDone, "Exit codes:"},
 		{[]string{"completion", "bash"}, exitDone, "holdfast"},
+		{[]string{"__complete", "dlq", "stats", ""}, exitDone, ":4 Completion"}, // No file is a topic.
+		{[]string{"__complete", "dlq", "redrive", "orders.dlq", "--reason", ""}, exitDone, "retries_exhausted"},
+		{[]string{"__complete", "--sasl", ""}, exitDone, "scram-sha-512"},
+		{[]string{"__complete", "-o", ""}, exitDone, "json"},
 	} {
 		c.run(tc.code, tc.args...)
 		c.says(tc.says)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 
 	"github.com/holdfast-io/holdfast"
@@ -56,5 +57,39 @@ func TestALetterCommandsNoTerminal(t *testing.T) {
 	var list []listed
 	if err := json.Unmarshal([]byte(c.run(exitDone, "dlq", "list", "orders.dlq", "-o", "json")), &list); err != nil || len(list) != 1 || list[0].Error != evil {
 		t.Errorf("a program reads %+v, %v", list, err)
+	}
+}
+
+// What a letter knows of its failure, show tells.
+func TestShowTellsAll(t *testing.T) {
+	c := newCounter(t, orders())
+	want := map[string]string{
+		"stage": "price", "circuit": "prices", "circuit_state": "half-open", "error_class": "*price.Error", "error_code": "252",
+		"error": "no price", "error_chain": "*fmt.wrapError > *price.Error", "stack": "goroutine 1\n\tmain.go:7", "host": "h-1",
+		"app": "billing-app", "app_version": "v1.2", "client_id": "client-3",
+	}
+	c.letter(0, func(l *dlq.Letter) {
+		l.Stage, l.Circuit, l.CircuitState, l.ErrorClass = want["stage"], want["circuit"], want["circuit_state"], want["error_class"]
+		l.ErrorCode, l.Error, l.ErrorChain, l.Stack = want["error_code"], want["error"], want["error_chain"], want["stack"]
+		l.Host, l.App, l.AppVersion, l.ClientID = want["host"], want["app"], want["app_version"], want["client_id"]
+		l.LastFailedAt = l.DeadAt.Add(-time.Second)
+	})
+	c.run(exitDone, "dlq", "show", "orders.dlq", "0", "0")
+	for _, text := range want {
+		c.says(text)
+	}
+	c.says("last failed 2026-03-04T05:06:06Z")
+	mustBeText(t, c.out)
+	var told map[string]any
+	if err := json.Unmarshal([]byte(c.run(exitDone, "dlq", "show", "orders.dlq", "0", "0", "-o", "json")), &told); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range want {
+		if told[name] != text {
+			t.Errorf("%s is %v, want %q", name, told[name], text)
+		}
+	}
+	if told["last_failed_at"] != "2026-03-04T05:06:06Z" {
+		t.Errorf("it failed last at %v", told["last_failed_at"])
 	}
 }

@@ -35,8 +35,9 @@ func (t *tool) purge() *cobra.Command {
 		Use:   "purge TOPIC",
 		Short: "Delete letters for good",
 		Long: `Deletes letters for good: of each partition the beginning, up to the first letter that nobody took home. What was
-redriven the ledger knows, and what pipelines took home by themselves their groups' offsets tell. With --all everything
-is deleted that was there when the command began.`,
+redriven the ledger knows, and what pipelines took home by themselves their groups' offsets tell. Each partition is read
+up to that letter. With --all everything is deleted that was there when the command began, and everything is read first,
+to tell how many letters go with it that nobody took home.`,
 		Args: cobra.ExactArgs(1),
 	}
 	which.registerLedger(cmd)

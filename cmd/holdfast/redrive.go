@@ -47,12 +47,15 @@ func (t *tool) redrive() *cobra.Command {
 		Use:   "redrive TOPIC",
 		Short: "Write letters back to where their messages came from",
 		Long: `Writes letters back, as the messages they were, to the topic and partition that they came from, or to the topic that
---to names. All groups of that topic see them. It goes up to the end of the dead-letter topic as it stood at the start.
+--to-topic names. All groups of that topic see them. It goes up to the end of the dead-letter topic as it stood at the
+start. First it counts what it will do, for which it reads all of that.
 
 A letter's offset is committed after its message is acknowledged, in a consumer group that belongs to this selection of
 letters. So a redrive that was stopped, or killed, goes on where it was when the same command is given again. The
 ledger, a compacted topic that is made when it is not there, sees to it that no letter is sent twice, whatever the
-selection. An age is another selection each time: name the --group to go on with. Letters that have come back --max-redrives times are parked in TOPIC.parked instead.`,
+selection. An age is another selection each time: name the --group to go on with.
+
+Letters that have come back --max-redrives times are parked in TOPIC.parked instead.`,
 		Args: cobra.ExactArgs(1),
 	}
 	f.register(cmd)
@@ -102,7 +105,7 @@ func (t *tool) runRedrive(ctx context.Context, s *session, topic string, f *redr
 		}
 	}
 	if f.dryRun || work == 0 {
-		return t.report(out)
+		return t.report(out, work)
 	}
 	where := "where they came from"
 	if f.to != "" {
@@ -125,7 +128,7 @@ func (t *tool) runRedrive(ctx context.Context, s *session, topic string, f *redr
 	did, err := r.Run(ctx)
 	stop()
 	out.Summary = &summary{did.Read, did.Redriven, did.Parked, did.Failed, did.Returned, did.Skipped, did.Next}
-	return errors.Join(t.report(out), outcome(ctx, &did, r.Group(), f.again(r.Group()), err))
+	return errors.Join(t.report(out, work), outcome(ctx, &did, r.Group(), f.again(r.Group()), err))
 }
 
 // outcome gives a run's end its exit code, and says how to go on.
@@ -189,12 +192,16 @@ func (f *redriveFlags) makeTopics(ctx context.Context, s *session, topic string,
 	return nil
 }
 
-func (t *tool) report(r *redriven) error {
-	if t.format == "json" {
-		return t.json(r)
-	}
+// report tells what was done with so many letters.
+func (t *tool) report(r *redriven, letters int) error {
 	s := r.Summary
-	if s == nil {
+	switch {
+	case t.format == "json":
+		return t.json(r)
+	case letters == 0:
+		fmt.Fprintln(t.out, "\nThere is nothing to redrive.")
+		return nil
+	case s == nil:
 		fmt.Fprintln(t.out, "\nNothing was changed.")
 		return nil
 	}

@@ -26,16 +26,25 @@ func (t *tool) root() *cobra.Command {
 	}
 	t.settings.register(root.PersistentFlags())
 	root.PersistentFlags().StringVarP(&t.format, "output", "o", "table", "table for people, json for programs")
-	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	completes(root, "output", "table", "json")
+	completes(root, "sasl", "plain", "scram-sha-256", "scram-sha-512")
 	dlq := &cobra.Command{
 		Use:   "dlq",
 		Short: "Look into dead-letter topics and empty them",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	dlq.AddCommand(t.stats(), t.list(), t.show(), t.redrive(), t.export(), t.load(), t.purge())
+	for _, cmd := range []*cobra.Command{t.stats(), t.list(), t.show(), t.redrive(), t.export(), t.load(), t.purge()} {
+		cmd.ValidArgsFunction = cobra.NoFileCompletions
+		dlq.AddCommand(cmd)
+	}
 	root.AddCommand(dlq)
 	return root
+}
+
+// completes has the shell offer a flag's values.
+func completes(cmd *cobra.Command, flag string, values ...string) {
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) // Fails without such a flag.
 }
 
 // action makes a command's work: with the cluster at hand, and errors that are not of use.

@@ -33,6 +33,8 @@ func (f *selection) register(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.keys, "key", nil, "letters of messages with this key")
 	flags.StringArrayVar(&f.headers, "header", nil, "letters of messages with this header, name=value")
 	f.registerLedger(cmd)
+	completes(cmd, "reason", string(dlq.CircuitOpen), string(dlq.RetriesExhausted), string(dlq.Permanent), string(dlq.Undecodable),
+		string(dlq.Panicked), string(dlq.TimedOut))
 }
 
 func (f *selection) registerLedger(cmd *cobra.Command) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 
@@ -20,8 +21,29 @@ var errFound = errors.New("found")
 // shown is what show prints for programs.
 type shown struct {
 	listed
-	Headers []string `json:"headers"`
-	Record  *record  `json:"record,omitempty"`
+	CircuitState string   `json:"circuit_state,omitempty"`
+	ErrorChain   string   `json:"error_chain,omitempty"`
+	Stack        string   `json:"stack,omitempty"`
+	LastFailedAt *when    `json:"last_failed_at,omitempty"`
+	WrittenAt    *when    `json:"written_at,omitempty"` // The message.
+	Host         string   `json:"host,omitempty"`
+	App          string   `json:"app,omitempty"`
+	AppVersion   string   `json:"app_version,omitempty"`
+	ClientID     string   `json:"client_id,omitempty"`
+	Headers      []string `json:"headers"`
+	Record       *record  `json:"record,omitempty"`
+}
+
+func newShown(e *dlq.Entry) shown {
+	l := &e.Letter
+	out := shown{
+		listed: newListed(e), CircuitState: l.CircuitState, ErrorChain: l.ErrorChain, Stack: l.Stack, LastFailedAt: known(l.LastFailedAt),
+		WrittenAt: known(l.Message.Time), Host: l.Host, App: l.App, AppVersion: l.AppVersion, ClientID: l.ClientID, Headers: make([]string, 0),
+	}
+	for _, h := range l.Message.Headers {
+		out.Headers = append(out.Headers, h.Key)
+	}
+	return out
 }
 
 func (t *tool) show() *cobra.Command {
@@ -46,10 +68,7 @@ func (t *tool) show() *cobra.Command {
 			return err
 		}
 		if t.format == "json" {
-			out := shown{listed: newListed(e), Headers: make([]string, 0)}
-			for _, h := range e.Letter.Message.Headers {
-				out.Headers = append(out.Headers, h.Key)
-			}
+			out := newShown(e)
 			if value {
 				r := newRecord(&e.Record)
 				out.Record = &r
@@ -96,14 +115,20 @@ func (t *tool) entry(e *dlq.Entry, value bool) error {
 		{"group", l.Group},
 		{"stage", l.Stage},
 		{"circuit", l.Circuit},
+		{"circuit state", e.Letter.CircuitState},
 		{"error class", l.ErrorClass},
 		{"error code", l.ErrorCode},
+		{"error chain", e.Letter.ErrorChain},
 		{"from", fmt.Sprintf("%s/%d/%d", l.FromTopic, l.FromPartition, l.FromOffset)},
 		{"attempts", fmt.Sprint(l.Attempts)},
 		{"redrives", fmt.Sprint(l.Redrives)},
 		{"written", stamp(e.Letter.Message.Time)},
 		{"first failed", stamp(e.Letter.FirstFailedAt)},
+		{"last failed", stamp(e.Letter.LastFailedAt)},
 		{"dead", stamp(e.Letter.DeadAt)},
+		{"host", e.Letter.Host},
+		{"app", strings.TrimSpace(e.Letter.App + " " + e.Letter.AppVersion)},
+		{"client id", e.Letter.ClientID},
 		{"key", fmt.Sprintf("%d bytes", l.KeyBytes)},
 		{"value", fmt.Sprintf("%d bytes", l.ValueBytes)},
 	}
@@ -115,6 +140,12 @@ func (t *tool) entry(e *dlq.Entry, value bool) error {
 	}
 	if l.Error != "" {
 		fmt.Fprintf(t.out, "\n%s\n", clean(l.Error, len(l.Error)))
+	}
+	if stack := e.Letter.Stack; stack != "" {
+		fmt.Fprintln(t.out)
+		for line := range strings.Lines(strings.ReplaceAll(stack, "\t", "    ")) {
+			fmt.Fprintln(t.out, clean(strings.TrimSuffix(line, "\n"), len(line)+1))
+		}
 	}
 	if value {
 		t.payload(&e.Record, e.Letter.Message.Headers)

@@ -120,11 +120,8 @@ func (b *browsing) bounds(ctx context.Context) ([]partitionBounds, error) {
 }
 
 func newCounts(s *dlq.Survey) *Counts {
-	out := &Counts{
+	return &Counts{
 		Records: s.Records, States: s.States, Reasons: s.Reasons, Classes: s.Classes, Topics: s.Topics, Groups: s.Groups, OpenBytes: s.Bytes,
+		Oldest: known(s.Oldest), Newest: known(s.Newest),
 	}
-	if !s.Oldest.IsZero() {
-		out.Oldest, out.Newest = (*when)(&s.Oldest), (*when)(&s.Newest)
-	}
-	return out
 }

@@ -9,6 +9,14 @@ import (
 // takes any number for a time, such as one in microseconds.
 type when time.Time
 
+// known is nil for a time that is not.
+func known(t time.Time) *when {
+	if t.IsZero() {
+		return nil
+	}
+	return (*when)(&t)
+}
+
 // MarshalJSON never fails.
 func (w when) MarshalJSON() ([]byte, error) {
 	if text, err := time.Time(w).MarshalJSON(); err == nil {

@@ -96,7 +96,9 @@ func TestLoopIsParked(t *testing.T) {
 		}
 		args := []string{"dlq", "redrive", r.topic + ".dlq", "--yes", "-o", "json", "--brokers", strings.Join(testkit.Servers(t).Brokers, ",")}
 		said, err := exec.CommandContext(t.Context(), tool, args...).Output()
-		var did struct{ Summary struct{ Redriven, Parked int } }
+		var did struct {
+			Summary struct{ Redriven, Parked int }
+		}
 		err = errors.Join(err, json.Unmarshal(said, &did))
 		if err != nil || (did.Summary.Parked == 1) != (round == 5) || did.Summary.Redriven+did.Summary.Parked != 1 {
 			t.Fatalf("round %d: %v\n%s", round, err, said)
