@@ -74,6 +74,12 @@ func vetted(err error) error {
 	if err == nil || err == holdfast.ErrSkip { //nolint:errorlint // Nothing in it could panic.
 		return err
 	}
+	if partly, ok := err.(*holdfast.BatchError); ok { //nolint:errorlint // One further in is asked as a part of err.
+		for _, item := range partly.Items {
+			_ = vetted(item)
+		}
+		return err
+	}
 	for _, target := range []error{holdfast.ErrSkip, context.DeadlineExceeded, breaker.ErrCircuitOpen, breaker.ErrTooManyCalls} {
 		_ = errors.Is(err, target)
 	}
@@ -85,9 +91,7 @@ func vetted(err error) error {
 	_, _ = errors.AsType[*retry.Error](err)
 	_, _ = errors.AsType[*breaker.OpenError](err)
 	if partly, ok := errors.AsType[*holdfast.BatchError](err); ok {
-		for _, item := range partly.Items {
-			_ = vetted(item)
-		}
+		_ = vetted(partly)
 	}
 	return err
 }

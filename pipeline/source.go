@@ -17,6 +17,10 @@ type Source interface {
 }
 
 // DeadLetters is where messages go that could not be processed; *dlq.Topic is one.
+//
+// One with a method Check(ctx context.Context, sources ...string) error, as *dlq.Topic has, is asked when Run begins whether
+// letters of those topics can be written, until it says so by nil. Meanwhile Health and the log tell of it, and what needs no
+// letter is processed: a dead-letter queue that is away or missing stops nothing before there is a letter to write.
 type DeadLetters interface {
 	// Write returns nil when all letters are durable. A *holdfast.BatchError names those that are not; after any
 	// other error none is taken to be. Letters may be written more than once.

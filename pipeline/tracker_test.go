@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"testing"
+	"time"
 )
 
 // plainTracker is what a tracker is for, without a thought for its costs.
@@ -108,6 +109,34 @@ func TestTrackerGrowsWithItsSpan(t *testing.T) {
 	}
 	if len(tr.slots) != 64 || tr.span() != 50 {
 		t.Errorf("%d slots for a span of %d, want 64 for 50", len(tr.slots), tr.span())
+	}
+}
+
+// What a message costs does not grow with how many are in flight: a hundred thousand times as many may take several times as
+// long, for caches and a busy machine, but not by orders of magnitude.
+func TestTrackerCostDoesNotGrow(t *testing.T) {
+	cost := func(inFlight int) time.Duration {
+		var tr tracker
+		for i := range inFlight {
+			tr.add(int64(i), 0)
+		}
+		least := time.Hour
+		for range 20 {
+			began := time.Now()
+			for range 5000 { // The second of each two is settled first.
+				n := tr.tail
+				tr.add(int64(n), 0)
+				tr.settle((n - inFlight) ^ 1)
+				if _, ok := tr.oldest(); !ok || tr.span() > inFlight+2 {
+					t.Fatal("not what is to be measured")
+				}
+			}
+			least = min(least, time.Since(began))
+		}
+		return least
+	}
+	if few, many := cost(2), cost(100_000); many > 50*few {
+		t.Errorf("5000 messages take %v with 2 in flight, and %v with 100,000", few, many)
 	}
 }
 
