@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -369,24 +370,39 @@ func TestProducerBuffer(t *testing.T) {
 	}
 }
 
-// TestThousandProducers has many in one process.
+// TestThousandProducers has many in one process, all alive at once. Each costs some goroutines and little memory, in which
+// the stand-in's side of their connections is counted, too, and leaves nothing behind.
 func TestThousandProducers(t *testing.T) {
 	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 3}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
 		const producers, each = 1000, 5
 		server.Inject(testkit.Fault{API: testkit.APIProduce, Nth: 2000, Times: 50, LoseAck: true})
+		goroutines, memory := runtime.NumGoroutine(), inUse()
 		var all sync.WaitGroup
-		for i := range producers {
+		open := make([]*kafkax.Producer, producers)
+		for i := range open {
 			all.Go(func() {
 				p, err := kafkax.NewProducer(cluster, kafkax.ProducerConfig{})
 				if err != nil {
 					t.Error(err)
 					return
 				}
+				open[i] = p
 				for n := range each {
 					if err := p.Produce(t.Context(), holdfast.Message{Topic: "orders", Key: fmt.Append(nil, i), Value: fmt.Appendf(nil, "%d/%d", i, n)}); err != nil {
 						t.Error(err)
 					}
 				}
+			})
+		}
+		all.Wait()
+		synctest.Wait()
+		goroutines, memory = runtime.NumGoroutine()-goroutines, inUse()-memory
+		t.Logf("each has %d goroutines and %d bytes", goroutines/producers, memory/producers)
+		if goroutines > 12*producers || memory > 300_000*producers {
+			t.Errorf("%d producers have %d goroutines and %d bytes", producers, goroutines, memory)
+		}
+		for _, p := range open {
+			all.Go(func() {
 				if err := p.Close(t.Context()); err != nil {
 					t.Error(err)
 				}
@@ -405,6 +421,14 @@ func TestThousandProducers(t *testing.T) {
 			next[string(m.Key)]++
 		}
 	})
+}
+
+// inUse is how much memory there is in objects and stacks.
+func inUse() int {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc + m.StackInuse)
 }
 
 // TestProduceAsyncPanics has functions panic. Nothing else suffers.
