@@ -45,22 +45,31 @@ type production struct {
 	book     fates.Book
 	producer *kafkax.Producer
 	lost     atomic.Int64 // Answers.
+	full     atomic.Int64 // Messages that found the buffer so.
 	stop     context.CancelFunc
 	writers  sync.WaitGroup
 }
 
-func startProduction(t *testing.T, cfg kafkax.ProducerConfig) *production {
+// makeTopic makes one with three partitions.
+func makeTopic(t *testing.T, brokers []string) string {
 	t.Helper()
-	p := &production{t: t, servers: testkit.Servers(t), topic: fmt.Sprintf("producer-%d", time.Now().UnixNano())}
-	cluster := kafkax.Cluster{Brokers: p.servers.Brokers}
-	admin, err := kafkax.NewAdmin(cluster, kafkax.AdminConfig{})
+	admin, err := kafkax.NewAdmin(kafkax.Cluster{Brokers: brokers}, kafkax.AdminConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer admin.Close()
-	if err := admin.CreateTopic(t.Context(), p.topic, 3, nil); err != nil {
+	topic := fmt.Sprintf("producer-%d", time.Now().UnixNano())
+	if err := admin.CreateTopic(t.Context(), topic, 3, nil); err != nil {
 		t.Fatal(err)
 	}
+	return topic
+}
+
+func startProduction(t *testing.T, cfg kafkax.ProducerConfig) *production {
+	t.Helper()
+	p := &production{t: t, servers: testkit.Servers(t)}
+	p.topic = makeTopic(t, p.servers.Brokers)
+	cluster := kafkax.Cluster{Brokers: p.servers.Brokers}
 	cluster.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 		if err != nil {
@@ -70,6 +79,7 @@ func startProduction(t *testing.T, cfg kafkax.ProducerConfig) *production {
 		lossy.answers.Store(100 + rand.Int64N(400)) // Not in the handshakes.
 		return lossy, nil
 	}
+	var err error
 	if p.producer, err = kafkax.NewProducer(cluster, cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -87,6 +97,9 @@ func startProduction(t *testing.T, cfg kafkax.ProducerConfig) *production {
 					soon, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(5000))*time.Millisecond)
 					err = p.producer.Produce(soon, m)
 					cancel()
+				}
+				if errors.Is(err, kafkax.ErrBufferFull) {
+					p.full.Add(1)
 				}
 				if err != nil || writer%2 != 0 {
 					p.book.Settle(id, err)
@@ -119,7 +132,7 @@ func (p *production) check() {
 	if err := p.producer.Close(ctx); err != nil {
 		p.t.Errorf("with every broker there: %v", err)
 	}
-	messages := p.read()
+	messages := readTopic(p.t, p.servers.Brokers, p.topic)
 	for i, fault := range p.book.Check(messages) {
 		if i == 20 {
 			p.t.Error("and more")
@@ -135,27 +148,27 @@ func (p *production) check() {
 	}
 }
 
-// read reads the topic with another client, up to a last message in each partition that it writes itself.
-func (p *production) read() []holdfast.Message {
-	p.t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(p.servers.Brokers...), kgo.ConsumeTopics(p.topic), kgo.DisableClientMetrics(),
+// readTopic reads one of makeTopic with another client, up to a last message in each partition that it writes itself.
+func readTopic(t *testing.T, brokers []string, topic string) []holdfast.Message {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topic), kgo.DisableClientMetrics(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for i := range int32(3) {
-		if err := client.ProduceSync(ctx, &kgo.Record{Topic: p.topic, Partition: i}).FirstErr(); err != nil {
-			p.t.Fatal(err)
+		if err := client.ProduceSync(ctx, &kgo.Record{Topic: topic, Partition: i}).FirstErr(); err != nil {
+			t.Fatal(err)
 		}
 	}
 	var messages []holdfast.Message
 	for left := 3; left > 0; {
 		fetches := client.PollFetches(ctx)
 		if err := fetches.Err(); err != nil {
-			p.t.Fatal(err)
+			t.Fatal(err)
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
 			if r.Key == nil {
@@ -212,4 +225,65 @@ func TestProducerBrokerStopped(t *testing.T) {
 	}
 	p.written(500)
 	p.check()
+}
+
+// The buffer is full while a broker hangs: who comes then is told at once, and what was taken before is written.
+func TestProducerBufferFull(t *testing.T) {
+	testkit.Servers(t).NeedScript(t)
+	p := startProduction(t, kafkax.ProducerConfig{Timeout: 4 * time.Second, MaxBufferedBytes: 2000, FailWhenFull: true})
+	p.written(500)
+	if err := p.servers.Stop(t.Context(), "kafka-1"); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); p.full.Load() < 100 && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := p.servers.Continue(t.Context(), "kafka-1"); err != nil {
+		t.Fatal(err)
+	}
+	p.written(500)
+	if p.full.Load() < 100 {
+		t.Errorf("%d messages found the buffer full", p.full.Load())
+	}
+	p.check()
+}
+
+// A thousand producers in one process, all at once: what was said of each message is so, and in its producer's order. A
+// broker takes 50 new connections at a time, so patience is needed.
+func TestThousandProducers(t *testing.T) {
+	servers := testkit.Servers(t)
+	cluster := kafkax.Cluster{Brokers: servers.Brokers, DialTimeout: 20 * time.Second}
+	topic := makeTopic(t, servers.Brokers)
+	const producers, each = 1000, 5
+	var all sync.WaitGroup
+	var book fates.Book
+	ids := make([][]int, producers)
+	messages := make([][]holdfast.Message, producers)
+	for i := range producers {
+		for range each {
+			id, m := book.Message(topic, fmt.Sprint(i))
+			ids[i], messages[i] = append(ids[i], id), append(messages[i], m)
+		}
+	}
+	for i := range producers {
+		all.Go(func() {
+			p, err := kafkax.NewProducer(cluster, kafkax.ProducerConfig{})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer closeProducer(p)
+			for n, m := range messages[i] {
+				book.Settle(ids[i][n], p.Produce(t.Context(), m))
+			}
+		})
+	}
+	all.Wait()
+	for _, fault := range book.Check(readTopic(t, servers.Brokers, topic)) {
+		t.Error(fault)
+	}
+	acknowledged := book.Count(fates.Acknowledged)
+	if t.Logf("acknowledged %d of %d", acknowledged, producers*each); acknowledged < producers*each/2 {
+		t.Error("too few")
+	}
 }
