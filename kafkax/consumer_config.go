@@ -39,7 +39,8 @@ const (
 	StartEarliest Start = iota
 	// StartLatest begins with what is written after the partition was first claimed. That place is committed at once,
 	// so that a restart does not skip what was written in between. A partition that is added to the topic later begins
-	// at its end as well: what was written to it before it was noticed, which takes a second or two, is passed over.
+	// at its end as well: what was written to it before it was noticed, which takes a second or two, and up to half a
+	// minute while partitions come again and again, is passed over.
 	StartLatest
 	// StartAtTime begins with the first message that is no older than ConsumerConfig.StartTime, by the messages' own
 	// times, and at the end if there is none. That place is committed at once, as with StartLatest.
