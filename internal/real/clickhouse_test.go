@@ -61,7 +61,7 @@ func newShop(t *testing.T, definition string) *shop {
 	}
 	t.Cleanup(func() { _ = s.db.Close() })
 	s.exec("CREATE TABLE " + s.table + " " + definition)
-	t.Cleanup(func() { s.exec("DROP TABLE " + s.table) })
+	t.Cleanup(func() { s.drop(s.table) })
 	cfg := clickhousex.BreakerConfig("shop")
 	cfg.MaxFailures = 1000 // Open circuits are the other tests' affair.
 	if s.breaker, err = breaker.New(cfg); err != nil {
@@ -88,6 +88,12 @@ func (s *shop) exec(query string) {
 	if err := s.db.Exec(ctx, query); err != nil {
 		s.t.Fatalf("%s: %v", query, err)
 	}
+}
+
+// drop deletes a table, as soon as a server that has just been started has the time for it.
+func (s *shop) drop(table string) {
+	s.t.Helper()
+	s.until("dropped", func(ctx context.Context) bool { return s.db.Exec(ctx, "DROP TABLE IF EXISTS "+table) == nil })
 }
 
 // inserter makes one whose rows say where they come from.
@@ -180,7 +186,7 @@ func TestInsertKilled(t *testing.T) {
 	s := newShop(t, slowTable)
 	s.servers.NeedScript(t)
 	s.exec(fmt.Sprintf("CREATE MATERIALIZED VIEW %s_slow ENGINE = Null AS SELECT id, sleep(%g) AS pause FROM %[1]s", s.table, slow.Seconds()))
-	t.Cleanup(func() { s.exec("DROP TABLE " + s.table + "_slow") })
+	t.Cleanup(func() { s.drop(s.table + "_slow") })
 	in := s.inserter(s.ch, s.marked())
 	const n = 500
 	s.stored(in, sales(0, n, 10))
