@@ -109,9 +109,13 @@ func (e *encoder) room(n int) []byte {
 	return e.text[len(e.text):]
 }
 
+// put adds a header, for which begin has made room.
 func (e *encoder) put(key string, text []byte) {
 	e.text = e.text[:len(e.text)+len(text)]
-	e.headers = append(e.headers, holdfast.Header{Key: key, Value: slices.Clip(text)})
+	e.headers = e.headers[:len(e.headers)+1]
+	h := &e.headers[len(e.headers)-1] // Field by field, as in comeHome.
+	h.Key = key
+	h.Value = slices.Clip(text)
 }
 
 // name writes a text as it is.
