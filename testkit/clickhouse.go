@@ -247,7 +247,9 @@ func (s *ClickHouseServer) Start() error {
 	if err != nil {
 		return fmt.Errorf("testkit: ClickHouse: %w", err)
 	}
-	s.addr = listener.Addr().String()
+	if addr := listener.Addr().String(); addr != s.addr {
+		s.addr = addr // Of the first start, when nobody knows the server yet. Later ones leave it to be read.
+	}
 	run := &chRun{listener: listener, conns: make(map[net.Conn]struct{})}
 	run.ctx, run.cancel = context.WithCancel(context.Background())
 	s.running = run

@@ -399,3 +399,23 @@ func TestClickHouseServesMany(t *testing.T) {
 		}
 	})
 }
+
+// The race detector speaks up when what Dial reads is written by Start.
+func TestClickHouseDialDuringRestart(t *testing.T) {
+	s := testkit.ClickHouse(t, testkit.ClickHouseConfig{Network: new(testkit.Network)})
+	var dialing sync.WaitGroup
+	dialing.Go(func() {
+		for range 100 {
+			if conn, err := s.Dial(t.Context(), s.Addr()); err == nil {
+				_ = conn.Close()
+			}
+		}
+	})
+	for range 20 {
+		s.Stop()
+		if err := s.Start(); err != nil {
+			t.Error(err)
+		}
+	}
+	dialing.Wait()
+}
