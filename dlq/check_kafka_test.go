@@ -45,7 +45,7 @@ func checkTopics(t *testing.T, brokers []string) {
 		"missing":   {fault: "Unknown Topic Or Partition"},
 		"no-source": {partitions: 3, config: map[string]string{"max.message.bytes": "1100000"}, source: source + ".gone", fault: ".gone: "},
 		"compacted": {partitions: 3, config: map[string]string{"cleanup.policy": "compact"}, fault: "its cleanup.policy must be delete, got compact"},
-		"too-small": {partitions: 3, config: map[string]string{"max.message.bytes": "999999"}, fault: "its max.message.bytes must be at least 1010240"},
+		"too-small": {partitions: 3, config: map[string]string{"max.message.bytes": "999999"}, fault: "its max.message.bytes must be at least 1011264"},
 		"no-room":   {partitions: 3, config: map[string]string{"max.message.bytes": "1000000"}, warned: "no room for the headers of the largest letters"},
 		"narrow":    {partitions: 2, config: map[string]string{"max.message.bytes": "1100000"}, warned: "fewer partitions than its source"},
 		"sooner": {

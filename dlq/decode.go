@@ -138,6 +138,8 @@ func (l *Letter) read(from *origin, k *known, value []byte) {
 		l.TimestampType = k.string(value)
 	case HeaderGroup:
 		l.Group = k.string(value)
+	case HeaderHandler:
+		l.Handler = k.string(value)
 	case HeaderStage:
 		l.Stage = k.string(value)
 	case HeaderCircuit:

@@ -17,7 +17,7 @@ const (
 	mostText    = 32 << 10
 	mostHeaders = 800
 
-	mostOurs   = 26 // Headers of a letter.
+	mostOurs   = 28 // Headers of a letter.
 	numberSize = 20 // Of an int64.
 	timeSize   = len(time.RFC3339Nano)
 )
@@ -65,7 +65,9 @@ func (e *encoder) encode(l *Letter, also []Format) holdfast.Message {
 	e.number(HeaderRedriveCount, int64(redrives))
 	e.time(HeaderFirstFailedAt, l.FirstFailedAt)
 	e.time(HeaderDeadAt, l.DeadAt)
+	e.word(HeaderHandler, l.Handler)
 	e.word(HeaderStage, l.Stage)
+	e.word(HeaderRetryable, l.Reason.retryable())
 	e.word(HeaderCircuit, l.Circuit)
 	e.word(HeaderCircuitState, l.CircuitState)
 	e.name(HeaderErrorMessage, cut(l.Error, maxText))

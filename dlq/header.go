@@ -23,7 +23,9 @@ const (
 	HeaderDeadAt            = "dlq-dead-at"
 
 	// These are optional: a letter that is too large for its topic is written without them, and with HeaderStripped.
+	HeaderHandler      = "dlq-handler"
 	HeaderStage        = "dlq-stage"
+	HeaderRetryable    = "dlq-retryable" // Written for who does not know all reasons; Decode goes by those.
 	HeaderCircuit      = "dlq-circuit"
 	HeaderCircuitState = "dlq-circuit-state"
 	HeaderErrorMessage = "dlq-error-message"
@@ -40,6 +42,11 @@ const (
 
 	HeaderStripped = "dlq-stripped"
 )
+
+// Of its journeys a message carries HeaderID and HeaderRedriveCount only. Which run brought it home, and when, would be
+// further headers on every message: when is its own time, and so HeaderOrigTimestamp of a letter that comes of it, and a run
+// is known by its consumer group. A leader's epoch is not kept, since nobody who reads letters asks for it. Headers that
+// trace a message, such as traceparent, are the original's, and stay.
 
 // What a release writes as its schema, and how long texts may be. Group and topic are as long as Kafka has them.
 const (
@@ -106,8 +113,8 @@ func isRequired(key string) bool {
 // isOptional says whether a letter can be read and taken home without a header.
 func isOptional(key string) bool {
 	switch key {
-	case HeaderStage, HeaderCircuit, HeaderCircuitState, HeaderErrorMessage, HeaderErrorClass, HeaderErrorCode,
-		HeaderErrorChain, HeaderErrorStack, HeaderAttempts, HeaderLastFailedAt, HeaderHost, HeaderApp, HeaderAppVersion,
+	case HeaderHandler, HeaderStage, HeaderRetryable, HeaderCircuit, HeaderCircuitState, HeaderErrorMessage,
+		HeaderErrorClass, HeaderErrorCode, HeaderErrorChain, HeaderErrorStack, HeaderAttempts, HeaderLastFailedAt, HeaderHost, HeaderApp, HeaderAppVersion,
 		HeaderClientID:
 		return true
 	}

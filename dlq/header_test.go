@@ -24,7 +24,7 @@ func letter() dlq.Letter {
 			Headers: []holdfast.Header{{Key: "a", Value: []byte{0xff}}, {Key: "a", Value: nil}, {Key: "", Value: []byte{}}},
 		},
 		TimestampType: "CreateTime",
-		Reason:        dlq.CircuitOpen, Group: "g", Stage: "sink", Circuit: "clickhouse", CircuitState: "open",
+		Reason:        dlq.CircuitOpen, Group: "g", Handler: "billing", Stage: "sink", Circuit: "clickhouse", CircuitState: "open",
 		Error: "no", ErrorClass: "*net.OpError", ErrorCode: "252", ErrorChain: "*fmt.wrapError > *net.OpError", Stack: "main.main()",
 		Attempts: 2, Redrives: 1,
 		FirstFailedAt: at.Add(time.Second), LastFailedAt: at.Add(2 * time.Second), DeadAt: at.Add(time.Minute),
@@ -71,11 +71,29 @@ func TestHeadersOfAnEarlierStayAreReplaced(t *testing.T) {
 	}
 }
 
+// Who reads headers without this package learns from them whether a redrive alone may do.
+func TestLetterSaysWhetherItIsRetryable(t *testing.T) {
+	for reason, want := range map[dlq.Reason]string{
+		dlq.CircuitOpen: "true", dlq.RetriesExhausted: "true", dlq.TimedOut: "true",
+		dlq.Permanent: "false", dlq.Undecodable: "false", dlq.Panicked: "false", "moon_phase": "", "": "",
+	} {
+		got := ""
+		for _, h := range dlq.Encode(dlq.Letter{Reason: reason}).Headers {
+			if h.Key == dlq.HeaderRetryable {
+				got = string(h.Value)
+			}
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", reason, got, want)
+		}
+	}
+}
+
 func TestLongTextsAreCutAndMarked(t *testing.T) {
 	long := strings.Repeat("ü", 40_000) + "\xff"
 	l := letter()
 	l.Error, l.ErrorClass, l.ErrorCode, l.ErrorChain, l.Stack = long, long, long, long, long
-	l.Stage, l.Circuit, l.CircuitState, l.TimestampType, l.Reason = long, long, long, long, dlq.Reason(long)
+	l.Stage, l.Circuit, l.CircuitState, l.TimestampType, l.Reason, l.Handler = long, long, long, long, dlq.Reason(long), long
 	l.Host, l.App, l.AppVersion, l.ClientID = long, long, long, long
 	record := dlq.Encode(l, dlq.Connect, dlq.Spring)
 	size := 0
@@ -173,7 +191,7 @@ func FuzzLetter(f *testing.F) {
 		l.Message.Key, l.Message.Value = id, body
 		l.Message.Headers = []holdfast.Header{{Key: key1, Value: value}, {Key: key2}, {Key: key1, Value: body}}
 		l.Message.Partition, l.Message.Offset = max(0, number)&(1<<31-1), max(0, offset)
-		l.Stage, l.Error, l.ErrorClass, l.Group = text, text, text, text
+		l.Stage, l.Error, l.ErrorClass, l.Group, l.Handler = text, text, text, text, text
 		record := dlq.Encode(l, dlq.Connect, dlq.Spring)
 		got, err := dlq.Decode(record)
 		if err != nil {

@@ -21,6 +21,19 @@ const (
 	TimedOut         Reason = "timeout"           // Its last attempt ran out of time.
 )
 
+// retryable says whether another attempt may do without anything being mended in the message or the code, "" when a reason
+// is not known.
+func (r Reason) retryable() string {
+	switch r {
+	case CircuitOpen, RetriesExhausted, TimedOut:
+		return "true"
+	case Permanent, Undecodable, Panicked:
+		return "false"
+	default:
+		return ""
+	}
+}
+
 // Letter is a message that could not be processed, and what is known of it. The zero value is a letter without a cause.
 // What is text is made valid UTF-8 when it is written.
 type Letter struct {
@@ -31,6 +44,7 @@ type Letter struct {
 
 	Reason       Reason
 	Group        string // Whose letter this is: the consumer group that gave up.
+	Handler      string // Which part of the program: the pipeline's name.
 	Stage        string // The stage or sink that failed.
 	Circuit      string // The circuit that rejected it, if one did,
 	CircuitState string // and the state it was in.

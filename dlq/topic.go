@@ -166,8 +166,8 @@ func (t *Topic) Close() error {
 // 64 KiB that a topic with a narrow max.message.bytes refuses may be overtaken.
 //
 // A letter that the topic refuses, for its size above all, is written again without what is optional: its text, class,
-// code and chain of error, stack, stage, circuit, attempts, host, program, and other frameworks' headers. If it is refused
-// then, too, the Spool takes it, or else it stays unwritten: it is never dropped.
+// code and chain of error, stack, handler, stage, circuit, attempts, host, program, and other frameworks' headers. If it
+// is refused then, too, the Spool takes it, or else it stays unwritten: it is never dropped.
 //
 // A *holdfast.BatchError names the letters, by index, that are not known to be written; the others are. A letter
 // written again after a lost acknowledgement may stand in the topic twice. When ctx ends first, letters may be written

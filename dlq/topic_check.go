@@ -11,7 +11,7 @@ import (
 )
 
 // headerRoom is what a letter's headers add to a message at the most, but for those of other frameworks.
-const headerRoom = 10 << 10
+const headerRoom = 11 << 10
 
 // describer is a Producer that can tell how a topic is configured, by Kafka's names, such as "retention.ms".
 type describer interface {

@@ -418,10 +418,10 @@ func TestTopicCheck(t *testing.T) {
 		"its own source": {own: source, sources: []string{"orders.dlq"}, fault: "its own sources"},
 		"no source":      {own: map[string]string{"partitions": "3"}, sources: []string{"orders", "other"}, fault: "topic other: unknown topic"},
 		"compacted":      {own: map[string]string{"partitions": "3", "cleanup.policy": "compact,delete"}, fault: "cleanup.policy must be delete"},
-		"too small":      {own: map[string]string{"partitions": "3", "max.message.bytes": "999999"}, fault: "max.message.bytes must be at least 1010240"},
+		"too small":      {own: map[string]string{"partitions": "3", "max.message.bytes": "999999"}, fault: "max.message.bytes must be at least 1011264"},
 		"several faults": {
 			own:   map[string]string{"partitions": "3", "max.message.bytes": "999999", "cleanup.policy": "compact"},
-			fault: "at least 1010240", warned: "",
+			fault: "at least 1011264", warned: "",
 		},
 		"narrow":        {own: map[string]string{"partitions": "2"}, warned: "fewer partitions"},
 		"as small":      {own: map[string]string{"partitions": "3", "max.message.bytes": "1000000"}, warned: "no room for the headers"},

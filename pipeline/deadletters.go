@@ -34,6 +34,7 @@ func (e *engine) letter(m *holdfast.Message, f *failure) dlq.Letter {
 		Message:       *m,
 		Reason:        f.reason,
 		Group:         e.group,
+		Handler:       e.cfg.Name,
 		Stage:         f.stage,
 		Circuit:       f.circuit,
 		Attempts:      f.attempts,

@@ -31,6 +31,7 @@ func TestALetterCommandsNoTerminal(t *testing.T) {
 		m.Key, m.Value = []byte(evil), []byte(evil)
 		m.Headers = []holdfast.Header{{Key: evil, Value: []byte(evil)}, {Key: "raw", Value: []byte("\x9b2J")}}
 		l.Reason, l.Group, l.Stage, l.Circuit, l.CircuitState, l.TimestampType = evil, evil, evil, evil, evil, evil
+		l.Handler = evil
 		l.Error, l.ErrorClass, l.ErrorCode, l.ErrorChain, l.Stack = evil, evil, evil, evil, evil
 		l.Host, l.App, l.AppVersion, l.ClientID = evil, evil, evil, evil
 		m.Topic = evil // No topic is called so: it is not redriven.
@@ -64,7 +65,7 @@ func TestALetterCommandsNoTerminal(t *testing.T) {
 func TestShowTellsAll(t *testing.T) {
 	c := newCounter(t, orders())
 	want := map[string]string{
-		"stage": "price", "circuit": "prices", "circuit_state": "half-open", "error_class": "*price.Error", "error_code": "252",
+		"handler": "billing-pipeline", "stage": "price", "circuit": "prices", "circuit_state": "half-open", "error_class": "*price.Error", "error_code": "252",
 		"error": "no price", "error_chain": "*fmt.wrapError > *price.Error", "stack": "goroutine 1\n\tmain.go:7", "host": "h-1",
 		"app": "billing-app", "app_version": "v1.2", "client_id": "client-3",
 	}
@@ -72,6 +73,7 @@ func TestShowTellsAll(t *testing.T) {
 		l.Stage, l.Circuit, l.CircuitState, l.ErrorClass = want["stage"], want["circuit"], want["circuit_state"], want["error_class"]
 		l.ErrorCode, l.Error, l.ErrorChain, l.Stack = want["error_code"], want["error"], want["error_chain"], want["stack"]
 		l.Host, l.App, l.AppVersion, l.ClientID = want["host"], want["app"], want["app_version"], want["client_id"]
+		l.Handler = want["handler"]
 		l.LastFailedAt = l.DeadAt.Add(-time.Second)
 	})
 	c.run(exitDone, "dlq", "show", "orders.dlq", "0", "0")

@@ -21,6 +21,7 @@ var errFound = errors.New("found")
 // shown is what show prints for programs.
 type shown struct {
 	listed
+	Handler      string   `json:"handler,omitempty"`
 	CircuitState string   `json:"circuit_state,omitempty"`
 	ErrorChain   string   `json:"error_chain,omitempty"`
 	Stack        string   `json:"stack,omitempty"`
@@ -37,7 +38,7 @@ type shown struct {
 func newShown(e *dlq.Entry) shown {
 	l := &e.Letter
 	out := shown{
-		listed: newListed(e), CircuitState: l.CircuitState, ErrorChain: l.ErrorChain, Stack: l.Stack, LastFailedAt: known(l.LastFailedAt),
+		listed: newListed(e), Handler: l.Handler, CircuitState: l.CircuitState, ErrorChain: l.ErrorChain, Stack: l.Stack, LastFailedAt: known(l.LastFailedAt),
 		WrittenAt: known(l.Message.Time), Host: l.Host, App: l.App, AppVersion: l.AppVersion, ClientID: l.ClientID, Headers: make([]string, 0),
 	}
 	for _, h := range l.Message.Headers {
@@ -113,6 +114,7 @@ func (t *tool) entry(e *dlq.Entry, value bool) error {
 		{"id", l.ID},
 		{"reason", string(l.Reason)},
 		{"group", l.Group},
+		{"handler", e.Letter.Handler},
 		{"stage", l.Stage},
 		{"circuit", l.Circuit},
 		{"circuit state", e.Letter.CircuitState},
