@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"reflect"
 	"slices"
@@ -121,6 +122,71 @@ func TestProduceKeepsEverything(t *testing.T) {
 			t.Errorf("no message: %v", err)
 		}
 	})
+}
+
+// TestProduceBatches has a lone message leave at once, and messages that come meanwhile go together.
+func TestProduceBatches(t *testing.T) {
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, kafkax.ProducerConfig{}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		began := time.Now()
+		if err := p.Produce(t.Context(), message("orders", "lone")); err != nil || time.Since(began) != 0 {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		release := server.Inject(testkit.Fault{API: testkit.APIProduce, Hang: true})
+		for i := range 500 {
+			if err := p.ProduceAsync(t.Context(), message("orders", fmt.Sprintf("%03d", i)), func(err error) {
+				if err != nil {
+					t.Error(err)
+				}
+			}); err != nil {
+				t.Error(err)
+			}
+			if i == 0 {
+				synctest.Wait()
+			}
+		}
+		release()
+		synctest.Wait()
+		if s := p.Stats(); s.Written != 501 || s.Requests != 3 || time.Since(began) != 0 {
+			t.Errorf("%+v after %v", s, time.Since(began))
+		}
+	})
+}
+
+// TestProduceCodecs has every codec, an answer lost and a batch that is refused with each. A message that is too large
+// as it is, and not when compressed, is written. In no bubble: franz-go's zstd ends goroutines when it is collected.
+func TestProduceCodecs(t *testing.T) {
+	for codec := kafka.Compression(0); codec <= kafka.Zstd; codec++ {
+		t.Run(fmt.Sprintf("%d %s", codec, codec), func(t *testing.T) {
+			server := testkit.Kafka(t, testkit.KafkaConfig{
+				Topics: map[string]int{"orders": 1}, Configs: map[string]string{"message.max.bytes": "5000"},
+			})
+			p, err := kafkax.NewProducer(kafkax.Cluster{Brokers: server.Addrs()}, kafkax.ProducerConfig{Compression: codec})
+			if err != nil {
+				t.Fatal(err)
+			}
+			server.Inject(testkit.Fault{API: testkit.APIProduce, LoseAck: true})
+			if err := p.Produce(t.Context(), message("orders", "first"), message("orders", "second")); err != nil {
+				t.Error(err)
+			}
+			random := make([]byte, 6000)
+			_, _ = rand.NewChaCha8([32]byte{}).Read(random)
+			messages := []holdfast.Message{message("orders", strings.Repeat("x", 6000)), {Topic: "orders", Value: random}, message("orders", "last")}
+			failed := failure(t, p.Produce(t.Context(), messages...))
+			want, refused := []string{"first", "second", string(messages[0].Value), "last"}, []int{1}
+			if codec == 0 {
+				want, refused = slices.Delete(want, 2, 3), []int{0, 1}
+			}
+			if !slices.Equal(failed.Indexes(), refused) || !failed.Permanent() || failed.Failures[0].Bytes < 6000 {
+				t.Errorf("refused: %v", failed)
+			}
+			if got := values(t, server, "orders")[0]; !slices.Equal(got, want) {
+				t.Errorf("%d messages written, want %d", len(got), len(want))
+			}
+			if err := p.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 func TestKeylessSpread(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/holdfast-io/holdfast"
@@ -188,6 +189,35 @@ func TestProducerLostAnswers(t *testing.T) {
 		p.written(500)
 	}
 	p.check()
+}
+
+// Every codec, as another client reads it.
+func TestProducerCodecs(t *testing.T) {
+	servers := testkit.Servers(t)
+	topic := makeTopic(t, servers.Brokers)
+	var book fates.Book
+	for codec := kafka.Compression(0); codec <= kafka.Zstd; codec++ {
+		p, err := kafkax.NewProducer(kafkax.Cluster{Brokers: servers.Brokers}, kafkax.ProducerConfig{Compression: codec, BatchBytes: 5000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var messages []holdfast.Message
+		var ids []int
+		for i := range 1000 {
+			id, m := book.Message(topic, fmt.Sprint(i%7))
+			messages, ids = append(messages, m), append(ids, id)
+		}
+		if err := p.Produce(t.Context(), messages...); err != nil {
+			t.Fatalf("%v: %v", codec, err)
+		}
+		for _, id := range ids {
+			book.Settle(id, nil)
+		}
+		closeProducer(p)
+	}
+	for _, fault := range book.Check(readTopic(t, servers.Brokers, topic)) {
+		t.Error(fault)
+	}
 }
 
 // Each broker in turn is killed, and leaders move, while answers are lost.
