@@ -127,7 +127,7 @@ func TestDamagedSpool(t *testing.T) {
 			return file
 		})
 	}
-	for range 200 {
+	for range 100 {
 		try(func(file []byte) []byte {
 			at := random.IntN(len(file)/8) * 8
 			binary.NativeEndian.PutUint64(file[at:], random.Uint64()>>random.IntN(64))
