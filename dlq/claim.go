@@ -4,16 +4,12 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/retry"
 )
-
-// idSize is what a letter's id takes, as a rule at the most.
-const idSize = 48
 
 // errEnd says that a claim has no more letters before its end.
 var errEnd = errors.New("dlq: no more letters")
@@ -27,6 +23,9 @@ type letterClaim struct {
 	tally  *tally
 	pace   pace
 	end    int64 // Where it stops. Negative: nowhere.
+
+	// home makes m, the record of a letter, the message that Fetch returns of it. What ClaimOffset says of m must stay.
+	home func(l *Letter, m *holdfast.Message)
 
 	// What Fetch has of the claim and not handed out yet. None of it is lost when Fetch fails.
 	sorted    int64               // Everything before it was looked at.
@@ -138,9 +137,6 @@ func (c *letterClaim) sort(ctx context.Context) error {
 		c.tally.read(states)
 		c.unsorted, c.waiting = records[sorted:], waiting
 	}()
-	stays := make([]holdfast.Letter, len(records))
-	var ids strings.Builder
-	ids.Grow(idSize * len(records))
 	for ; sorted < len(records); sorted++ {
 		r := &records[sorted]
 		if c.end >= 0 && r.Offset >= c.end {
@@ -158,9 +154,12 @@ func (c *letterClaim) sort(ctx context.Context) error {
 		switch state {
 		case Open:
 			c.headers = append(c.headers, r.Headers)
-			d.letter.stay(r, &stays[sorted], &ids)
 			waiting = waiting[:len(waiting)+1]
-			d.letter.comeHome(&waiting[len(waiting)-1], &stays[sorted])
+			m := &waiting[len(waiting)-1]
+			if m != r {
+				*m = *r
+			}
+			c.home(&d.letter, m)
 			continue
 		case Exhausted:
 			c.exhausted = append(c.exhausted, holdfast.Message{Key: r.Key, Value: r.Value, Headers: r.Headers})
@@ -239,7 +238,7 @@ func (c *letterClaim) note() int64 {
 	c.passed = c.sorted
 	switch {
 	case len(c.waiting) > 0:
-		c.last = c.waiting[len(c.waiting)-1].Letter.Offset
+		c.last = c.waiting[len(c.waiting)-1].ClaimOffset()
 		return 0
 	case outstanding:
 		return 0
@@ -382,29 +381,4 @@ func signal(c chan<- struct{}) {
 	case c <- struct{}{}:
 	default:
 	}
-}
-
-// stay tells of the letter's stay where its record lies. The id is kept in ids.
-func (l *Letter) stay(record *holdfast.Message, s *holdfast.Letter, ids *strings.Builder) {
-	var id [2 * idSize]byte
-	before := ids.Len()
-	ids.Write(l.appendID(id[:0]))
-	s.ID = ids.String()[before:]
-	s.Reason = string(l.Reason)
-	s.Redrives = l.Redrives
-	s.FirstFailedAt = l.FirstFailedAt
-	s.Topic, s.Partition, s.Offset = record.Topic, record.Partition, record.Offset
-}
-
-// comeHome makes m the letter's message, with what tells of its stay.
-func (l *Letter) comeHome(m *holdfast.Message, stay *holdfast.Letter) {
-	// Field by field: a Message that is copied costs the garbage collector's barriers twice.
-	m.Topic = l.Message.Topic
-	m.Partition = l.Message.Partition
-	m.Offset = l.Message.Offset
-	m.Time = l.Message.Time
-	m.Key = l.Message.Key
-	m.Value = l.Message.Value
-	m.Headers = l.Message.Headers
-	m.Letter = stay
 }

@@ -52,7 +52,7 @@ func (e *encoder) encode(l *Letter, also []Format) holdfast.Message {
 		}
 	}
 	e.word(HeaderSchema, schemaVersion)
-	e.put(HeaderID, l.appendID(e.room(len(l.Group)+len(m.Topic)+len("///")+2*numberSize)))
+	e.id(l)
 	e.name(HeaderOrigTopic, m.Topic)
 	e.number(HeaderOrigPartition, int64(m.Partition))
 	e.number(HeaderOrigOffset, m.Offset)
@@ -115,9 +115,13 @@ func (e *encoder) room(n int) []byte {
 func (e *encoder) put(key string, text []byte) {
 	e.text = e.text[:len(e.text)+len(text)]
 	e.headers = e.headers[:len(e.headers)+1]
-	h := &e.headers[len(e.headers)-1] // Field by field, as in comeHome.
+	h := &e.headers[len(e.headers)-1] // Field by field: to copy a Header costs the garbage collector's barriers more.
 	h.Key = key
 	h.Value = slices.Clip(text)
+}
+
+func (e *encoder) id(l *Letter) {
+	e.put(HeaderID, l.appendID(e.room(len(l.Group)+len(l.Message.Topic)+len("///")+2*numberSize)))
 }
 
 // name writes a text as it is.

@@ -1,6 +1,7 @@
 package dlq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,8 @@ const (
 type journey struct {
 	*run
 	claim *letterClaim
+
+	encoder encoder // The reader's.
 
 	marked   ends // What the ledger's mark says, nil if there is none.
 	markedAt time.Time
@@ -140,8 +143,6 @@ func (j *journey) send(ctx context.Context, messages []holdfast.Message, headers
 		return err
 	}
 	j.underway = true
-	next := messages[len(messages)-1].Letter.Offset + 1
-	j.dress(messages)
 	var mu sync.Mutex
 	var refused []int
 	var senders sync.WaitGroup
@@ -162,7 +163,7 @@ func (j *journey) send(ctx context.Context, messages []holdfast.Message, headers
 	if err := j.refuse(ctx, refused, messages, headers); err != nil {
 		return err
 	}
-	j.claim.Commit(next)
+	j.claim.Commit(messages[len(messages)-1].Offset + 1)
 	j.underway = false
 	j.tally.redriven.Add(int64(len(messages) - len(refused)))
 	j.judge()
@@ -273,22 +274,20 @@ func (j *journey) refuse(ctx context.Context, refused []int, messages []holdfast
 	return err
 }
 
-// dress makes of letters' messages what is written.
-func (j *journey) dress(messages []holdfast.Message) {
-	var e encoder
-	for i := range messages {
-		m := &messages[i]
-		e.begin(len(m.Headers) + 2)
-		for _, h := range m.Headers {
-			if !slices.Contains(j.cfg.Strip, h.Key) {
-				e.headers = append(e.headers, h)
-			}
+// home makes m, the record, what is written. Only its offset stays the record's.
+func (j *journey) home(l *Letter, m *holdfast.Message) {
+	e := &j.encoder
+	e.begin(len(l.Message.Headers) + 2)
+	for _, h := range l.Message.Headers {
+		if !slices.Contains(j.cfg.Strip, h.Key) {
+			e.headers = append(e.headers, h)
 		}
-		e.name(HeaderID, m.Letter.ID)
-		e.number(HeaderRedriveCount, int64(m.Letter.Redrives)+1)
-		m.Headers = e.end()
-		m.Topic, m.Time, m.Letter = j.cfg.To, time.Time{}, nil
 	}
+	e.id(l)
+	e.number(HeaderRedriveCount, int64(l.Redrives)+1)
+	m.Topic, m.Partition = cmp.Or(j.cfg.To, l.Message.Topic), l.Message.Partition
+	m.Headers = e.end()
+	m.Time = time.Time{} // It is written now.
 }
 
 // journeyOf reads from a message that came home whose letter it was, and for the how-manieth time it came.

@@ -181,6 +181,7 @@ func (r *run) serve(ctx context.Context, c holdfast.Claim) error {
 	c.Commit(begin) // So that it goes on behind markers and gaps, even if no record comes.
 	letters := &letterClaim{Claim: c, sorter: r.sorter, tally: r.tally, end: end}
 	j := &journey{run: r, claim: letters}
+	letters.home = j.home
 	err := serveLetters(ctx, letters, func(ctx context.Context, _ *letterClaim) error { return j.travel(ctx) })
 	r.tally.reached(partition, letters.Settled())
 	if errors.Is(err, errEnd) || errors.Is(err, holdfast.ErrRevoked) {

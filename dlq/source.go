@@ -89,7 +89,7 @@ func NewSource(c Claims, cfg SourceConfig) (*Source, error) {
 // ledger cannot be written for such a reason, handle's context ends, and Consume fails.
 func (s *Source) Consume(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error {
 	return s.claims.Consume(ctx, func(ctx context.Context, c holdfast.Claim) error {
-		letters := &letterClaim{Claim: c, sorter: s.sorter, pace: s.pace, tally: s.tally, end: -1}
+		letters := &letterClaim{Claim: c, sorter: s.sorter, pace: s.pace, tally: s.tally, end: -1, home: new(arrivals).home}
 		return serveLetters(ctx, letters, func(ctx context.Context, c *letterClaim) error { return handle(ctx, c) })
 	})
 }
