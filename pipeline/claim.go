@@ -266,7 +266,9 @@ func (c *claim) handBack(n int) {
 
 // giveUp is handBack with the lock held.
 func (c *claim) giveUp(n int) {
-	c.tracker.handBack(n)
+	if !isClosed(c.ended) { // What is in flight when the time is over is left, and told of.
+		c.tracker.handBack(n)
+	}
 	if first := c.returned.Load(); first == 0 || int64(n) < first-1 {
 		c.returned.Store(int64(n) + 1)
 	}

@@ -2,6 +2,8 @@ package pipeline_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"github.com/holdfast-io/holdfast"
+	"github.com/holdfast-io/holdfast/dlq"
 	"github.com/holdfast-io/holdfast/pipeline"
 )
 
@@ -133,6 +136,38 @@ func TestRunWaitsForASinkThatDoesNotReturn(t *testing.T) {
 	})
 }
 
+// A dead-letter queue that hangs holds its partition only, shows, and is given up with the drain.
+func TestDeadLetterQueueThatHangsIsVisible(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, s := newBroker(t, "orders", 2), newStore(t)
+		box := boxFunc(func(ctx context.Context, _ ...dlq.Letter) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		b.produce(0, "poison")
+		for i := range 1000 {
+			b.produce(0, fmt.Sprint(i))
+			b.produce(1, fmt.Sprint(i))
+		}
+		r := start(t, b, s, pipeline.Config{DeadLetters: box, MaxInFlight: 100, DrainTimeout: 5 * time.Second, Logger: quiet()})
+		time.Sleep(2 * time.Minute)
+		if p := r.Stats().Partitions[0]; p.OldestStage != "dead letters" || p.OldestOffset != 0 || b.committed(0) != 0 || b.committed(1) != 1000 {
+			t.Errorf("stats %+v, committed %d and %d", p, b.committed(0), b.committed(1))
+		}
+		if h := r.Health(); !strings.Contains(asJSON(h), "stalled: offset 0 has been in flight for 2m0s, now at dead letters") {
+			t.Errorf("health %+v", h)
+		}
+		if b.fetched() > 1000+100+10 {
+			t.Errorf("%d fetched", b.fetched())
+		}
+		began := time.Now()
+		var left *pipeline.LeftError
+		if err := r.stop(); !errors.As(err, &left) || left.Messages != 1 || left.Offset != 0 || time.Since(began) != 5*time.Second {
+			t.Errorf("Run returned %v after %v", err, time.Since(began))
+		}
+	})
+}
+
 // What waits for its letter is not in the sink.
 func TestOldestStageNamesTheLetter(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -173,4 +208,24 @@ func TestOldestStageNamesTheLetter(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Nor is what waits until letters may be written again.
+func TestOldestStageNamesTheLetterThatWaitsForItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, box, s := newBroker(t, "orders", 1), &letterBox{}, newStore(t)
+		for range 30 {
+			b.produce(0, "poison")
+		}
+		r := start(t, b, s, pipeline.Config{DeadLetters: box, MaxLettersPerSecond: 1, Logger: quiet()})
+		for range 40 {
+			time.Sleep(510 * time.Millisecond)
+			synctest.Wait()
+			if p := r.Stats().Partitions[0]; p.OldestStage != "dead letters" {
+				t.Errorf("stats %+v after %d letters", p, box.len())
+			}
+		}
+		time.Sleep(time.Minute)
+		r.mustStop(t)
+	})
 }

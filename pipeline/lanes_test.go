@@ -302,6 +302,35 @@ func TestStuckKeyIsBoundedAndVisible(t *testing.T) {
 	}
 }
 
+// A lane that is stuck keeps no more than its buffer waiting, however much there is for it.
+func TestStuckHotKeyIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, box, s := newBroker(t, "orders", 2), &letterBox{}, newStore(t)
+		mended := make(chan struct{})
+		stage := work(func(_ context.Context, n int) (int, error) {
+			if n < 0 {
+				<-mended
+			}
+			return n, nil
+		}, pipeline.StageConfig{})
+		for i := range 1000 {
+			b.produceKeyed(0, "hot", "-1")
+			b.produceKeyed(1, fmt.Sprint(i), fmt.Sprint(i))
+		}
+		r := startWith(t, b, stage, s, pipeline.Config{DeadLetters: box, Order: pipeline.ByKey, Logger: quiet()})
+		time.Sleep(time.Minute)
+		if n := b.fetched() - 1000; n > 64+1+10 || b.committed(0) != 0 || b.committed(1) != 1000 {
+			t.Errorf("%d fetched of a partition whose only key is stuck, committed %d and %d", n, b.committed(0), b.committed(1))
+		}
+		close(mended)
+		time.Sleep(time.Minute)
+		r.mustStop(t)
+		if b.committed(0) != 1000 {
+			t.Errorf("committed %d", b.committed(0))
+		}
+	})
+}
+
 // A key whose circuit is open stops only those that share its lane, and keeps its order when that closes.
 func TestOpenCircuitOfOneKeyStopsFewOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

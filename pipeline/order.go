@@ -9,7 +9,9 @@ const (
 	// ByPartition keeps the order of each partition. It is the zero value.
 	ByPartition Order = iota
 
-	// ByKey keeps the order of a partition's messages with the same key. Messages without a key are in no order.
+	// ByKey keeps the order of a partition's messages with the same key: each key has one of Config.Lanes, which it shares
+	// with others. Messages without a key are in no order. While one lane waits the others go on, until 64 messages wait
+	// for that lane, or MaxInFlight are in flight.
 	ByKey
 
 	// Unordered keeps none.

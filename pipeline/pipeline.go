@@ -124,7 +124,8 @@ func (f claimsFunc) Consume(ctx context.Context, handle func(context.Context, ho
 // hard and the error says what was left (*LeftError); that is not lost: it is not committed, and processed again by
 // whoever owns the partition next. It returns early, after the same drain, when a source cannot go on.
 //
-// Nothing that Run started outlives it.
+// Nothing that Run started outlives it. So a stage, a sink or a dead-letter queue that goes on although its context has ended
+// keeps Run from returning, and Health says where.
 func (p *Pipeline) Run(ctx context.Context) error {
 	if !p.started.CompareAndSwap(false, true) {
 		return ErrRunning
