@@ -51,7 +51,7 @@ const (
 	warmUp = 25
 
 	// maxGrowth is how much more memory may be in use after all seeds than after the first warmUp, in bytes.
-	maxGrowth = 1 << 20
+	maxGrowth = 256 << 10
 )
 
 // series is what has come of some seeds. Its mu guards what several runs share.
