@@ -285,27 +285,50 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// What is stopped by a signal says where it is, and goes on there.
-func TestStoppedRedriveSaysWhere(t *testing.T) {
-	c := newCounter(t, orders())
+// stopped buries 40 orders and runs a redrive that a signal ends in the middle.
+func (c *counter) stopped(args ...string) {
+	c.t.Helper()
 	for i := range 40 {
 		c.letter(i, nil)
 	}
-	ctx, stop := context.WithCancel(t.Context())
+	ctx, stop := context.WithCancel(c.t.Context())
+	defer stop()
 	go func() {
-		for len(c.messages("orders")) < 5 {
+		for ctx.Err() == nil && c.ends("orders") < 5 {
 			time.Sleep(time.Millisecond)
 		}
 		stop()
 	}()
 	var out, errs bytes.Buffer
-	code := run(ctx, []string{"dlq", "redrive", "orders.dlq", "--yes", "--rate", "20"}, nil, &out, &errs)
-	said := out.String() + errs.String()
-	if code != exitStopped || !strings.Contains(said, "committed in group orders.dlq.redrive, at 0/") || !strings.Contains(said, "the same command goes on there") {
-		t.Fatalf("exit code %d, said\n%s", code, said)
+	code := run(ctx, append([]string{"dlq", "redrive", "orders.dlq", "--yes", "--rate", "20"}, args...), nil, &out, &errs)
+	c.out, c.errors = out.String(), errs.String()
+	if sent := c.ends("orders"); code != exitStopped || sent < 5 || sent == 40 {
+		c.t.Fatalf("exit code %d with %d messages sent, said\n%s%s", code, sent, c.out, c.errors)
 	}
+}
+
+// What is stopped by a signal says where it is, and goes on there.
+func TestStoppedRedriveSaysWhere(t *testing.T) {
+	c := newCounter(t, orders())
+	c.stopped()
+	c.says("committed in group orders.dlq.redrive, at 0/", "the same command goes on there")
 	c.run(exitDone, "dlq", "redrive", "orders.dlq", "--yes")
-	if n := len(c.messages("orders")); n != 40 {
+	if n := c.ends("orders"); n != 40 {
+		t.Errorf("%d messages, want 40", n)
+	}
+}
+
+// Letters that are selected by their age are others each time, so the group has to be named to go on.
+func TestStoppedRedriveByAgeNamesItsGroup(t *testing.T) {
+	c := newCounter(t, orders())
+	c.stopped("--before", "0s", "--ledger", "none")
+	_, group, found := strings.Cut(c.errors, "the same command with --group ")
+	if !found {
+		t.Fatalf("said\n%s", c.errors)
+	}
+	group, _, _ = strings.Cut(group, " ")
+	c.run(exitDone, "dlq", "redrive", "orders.dlq", "--yes", "--before", "0s", "--ledger", "none", "--group", group)
+	if n := c.ends("orders"); n != 40 {
 		t.Errorf("%d messages, want 40", n)
 	}
 }
@@ -329,28 +352,45 @@ func TestStoppedWhileNobodyTypes(t *testing.T) {
 	}
 }
 
-// Letters that are selected by their age are others each time, so the group has to be named to go on.
-func TestStoppedRedriveByAgeNamesItsGroup(t *testing.T) {
+// A letter that its target refuses for good is parked, and the exit code says so.
+func TestRefusedLetterIsParked(t *testing.T) {
 	c := newCounter(t, orders())
-	for i := range 40 {
+	if err := c.kafka.CreateTopicWith("narrow", 1, map[string]string{"max.message.bytes": "2000"}); err != nil {
+		t.Fatal(err)
+	}
+	c.letter(0, nil)
+	c.letter(1, func(l *dlq.Letter) { l.Message.Value = bytes.Repeat([]byte("x"), 5000) })
+	c.run(exitIncomplete, "dlq", "redrive", "orders.dlq", "--to-topic", "narrow", "--yes")
+	c.says("redriven 1, parked 0, failed 1", "1 letters are refused by the target for good, and parked")
+	if sent, parked := c.ends("narrow"), c.ends("orders.dlq.parked"); sent != 1 || parked != 1 {
+		t.Errorf("%d were sent, %d parked", sent, parked)
+	}
+}
+
+// When most of what is redriven comes back, the rest stays where it is.
+func TestRedriveStopsWhenTooManyComeBack(t *testing.T) {
+	c := newCounter(t, orders())
+	for i := range 100 {
 		c.letter(i, nil)
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	go func() {
-		for len(c.messages("orders")) < 5 {
-			time.Sleep(time.Millisecond)
+	over := make(chan struct{})
+	go func() { // A pipeline that fails as before.
+		defer close(over)
+		for i := 0; ctx.Err() == nil; {
+			if c.ends("orders") <= int64(i) {
+				time.Sleep(time.Millisecond)
+				continue
+			}
+			c.letter(1000+i, func(l *dlq.Letter) { l.Redrives = 1 })
+			i++
 		}
-		stop()
 	}()
-	var out, errs bytes.Buffer
-	code := run(ctx, []string{"dlq", "redrive", "orders.dlq", "--yes", "--rate", "20", "--before", "0s", "--ledger", "none"}, nil, &out, &errs)
-	_, group, found := strings.Cut(errs.String(), "the same command with --group ")
-	if code != exitStopped || !found {
-		t.Fatalf("exit code %d, said\n%s%s", code, &out, &errs)
-	}
-	group, _, _ = strings.Cut(group, " ")
-	c.run(exitDone, "dlq", "redrive", "orders.dlq", "--yes", "--before", "0s", "--ledger", "none", "--group", group)
-	if n := len(c.messages("orders")); n != 40 {
-		t.Errorf("%d messages, want 40", n)
+	c.run(exitStopped, "dlq", "redrive", "orders.dlq", "--yes", "--rate", "20")
+	stop()
+	<-over
+	c.says("too many letters failed again", "the same command goes on there")
+	if sent := c.ends("orders"); sent < 20 || sent >= 100 {
+		t.Errorf("%d were sent", sent)
 	}
 }
