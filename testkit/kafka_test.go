@@ -48,7 +48,7 @@ func everywhere(t *testing.T, cfg testkit.KafkaConfig, test func(t *testing.T, b
 func start(t *testing.T, cfg testkit.KafkaConfig, dial func(context.Context, string, string) (net.Conn, error)) *broker {
 	t.Helper()
 	k := testkit.Kafka(t, cfg)
-	transport := &kafka.Transport{Dial: dial, MetadataTTL: 100 * time.Millisecond}
+	transport := &kafka.Transport{Dial: dial, MetadataTTL: time.Second} // Also how long it waits for the first answer.
 	t.Cleanup(transport.CloseIdleConnections)
 	return &broker{
 		KafkaServer: k,
