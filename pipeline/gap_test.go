@@ -1,9 +1,12 @@
 package pipeline_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -223,7 +226,8 @@ func TestDeadLetterQueueIsCheckedBeforeItIsNeeded(t *testing.T) {
 		b, s := newBroker(t, "orders", 1), newStore(t)
 		box := &checked{letterBox: letterBox{away: errAway}}
 		b.produce(0, "0")
-		r := start(t, b, s, pipeline.Config{DeadLetters: box, Logger: quiet()})
+		var log bytes.Buffer
+		r := start(t, b, s, pipeline.Config{DeadLetters: box, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		time.Sleep(time.Minute)
 		if got := places(r.Health()); !slices.Equal(got, []string{"check of the dead-letter queue"}) || b.committed(0) != 1 {
 			t.Errorf("troubles at %v, committed %d", got, b.committed(0))
@@ -234,6 +238,14 @@ func TestDeadLetterQueueIsCheckedBeforeItIsNeeded(t *testing.T) {
 			t.Errorf("health %+v after %d checks", h, box.checks)
 		}
 		r.mustStop(t)
+		for _, line := range []string{
+			`msg="pipeline is in trouble" pipeline=pipeline place="check of the dead-letter queue" why=failed err="panic: check"`,
+			`msg="pipeline's trouble is over" pipeline=pipeline place="check of the dead-letter queue" why=failed lasted=`,
+		} {
+			if strings.Count(log.String(), line) != 1 {
+				t.Errorf("the log does not say once %s:\n%s", line, log.String())
+			}
+		}
 	})
 }
 
