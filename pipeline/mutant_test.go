@@ -31,6 +31,7 @@ func mutants() map[string]string {
 		"6 an ambiguous batch is dead-lettered":                                "(may be|is) stored, and has a letter",
 		"6 an ambiguous message is dead-lettered":                              "(may be|is) stored, and has a letter",
 		"6 an ambiguous batch is written again without its lost claims":        "is written again in another batch|is stored twice",
+		"6 an ambiguous batch is written again with another token":             "is stored twice",
 		"7 what is to be held is dead-lettered":                                "was to be held, and has a letter",
 		"8 a partition has messages in flight without bound":                   "messages in flight, more than",
 		"8 letters are written without bound":                                  "is one of too many, and has a letter",

@@ -46,7 +46,7 @@ func layers() map[string]layer {
 			modules: []string{"github.com/segmentio/kafka-go"},
 		},
 		"clickhousex": {
-			ours:    []string{".", "breaker", "retry"},
+			ours:    []string{".", "breaker", "retry", "internal/mutant"},
 			modules: []string{"github.com/ClickHouse/clickhouse-go/v2", "github.com/ClickHouse/ch-go"},
 		},
 		"dlq": {
