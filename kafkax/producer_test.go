@@ -677,6 +677,54 @@ func TestHungRequestIsOneFailure(t *testing.T) {
 	})
 }
 
+// TestCircuitChangesMeanwhile has a batch wait for its request while the circuit opens, and closes again. It is admitted
+// once more, which is no attempt.
+func TestCircuitChangesMeanwhile(t *testing.T) {
+	for _, closes := range []bool{true, false} {
+		guard, err := breaker.New(kafkax.BreakerConfig("test"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := kafkax.ProducerConfig{Breaker: guard, MaxRequests: 1, Retry: retry.Policy{Attempts: -1}}
+		withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1, "other": 1}}, cfg, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+			var mu sync.Mutex
+			var said []string
+			produce := func(topic string) {
+				if err := server.MoveLeader(topic, 0, 0); err != nil {
+					t.Fatal(err)
+				}
+				if err := p.ProduceAsync(t.Context(), message(topic, "v"), func(err error) {
+					mu.Lock()
+					defer mu.Unlock()
+					said = append(said, fmt.Sprint(topic, " ", err == nil, " ", errors.Is(err, breaker.ErrCircuitOpen)))
+				}); err != nil {
+					t.Error(err)
+				}
+				synctest.Wait()
+			}
+			release := server.Inject(testkit.Fault{API: testkit.APIProduce, Hang: true})
+			produce("orders")
+			produce("other") // Waits for the answer.
+			time.Sleep(time.Second)
+			guard.ForceOpen()
+			want := "[orders true false other false true]"
+			if closes {
+				guard.Reset()
+				want = "[orders true false other true false]"
+			}
+			release()
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			slices.Sort(said)
+			if got := fmt.Sprint(said); got != want {
+				t.Errorf("said %s, want %s", got, want)
+			}
+			guard.Reset()
+		})
+	}
+}
+
 // TestAmbiguousBatchBarsLater has a batch refused after an attempt that may have written it. Messages with which nothing
 // is wrong have failed then, so what follows them must wait.
 func TestAmbiguousBatchBarsLater(t *testing.T) {

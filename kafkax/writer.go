@@ -192,7 +192,7 @@ func (w *writer) deliver(b *batch) error {
 		worth := p.cfg.Retry.Retryable
 		return !lost && !p.IsOpen() && (worth == nil || worth(err))
 	}
-	err := retry.Do(p.net.life, policy, func(ctx context.Context) error {
+	try := func(ctx context.Context) error {
 		permit, err := p.cfg.Breaker.Allow()
 		if err != nil {
 			return err
@@ -201,7 +201,7 @@ func (w *writer) deliver(b *batch) error {
 		known := w.route.known.Load()
 		err = w.attempt(ctx, b)
 		outcome := permit.Done
-		if _, ok := errors.AsType[*companionError](err); ok {
+		if _, ok := errors.AsType[*companionError](err); ok || errors.Is(err, errOutdated) {
 			outcome = func(err error) { permit.DoneAs(breaker.Ignore, err) }
 		}
 		switch {
@@ -217,6 +217,13 @@ func (w *writer) deliver(b *batch) error {
 			err = w.reroute(ctx, verdict, known)
 		}
 		outcome(err)
+		return err
+	}
+	err := retry.Do(p.net.life, policy, func(ctx context.Context) error {
+		err := try(ctx)
+		for errors.Is(err, errOutdated) { // It was not sent: that was no attempt.
+			err = try(ctx)
+		}
 		return err
 	})
 	switch {
@@ -248,7 +255,7 @@ func (w *writer) attempt(ctx context.Context, b *batch) error {
 
 // reroute finds the leader anew if an attempt failed for want of it. What it finds may tell more than err.
 func (w *writer) reroute(ctx context.Context, err error, known *topicLayout) error {
-	if !isStale(err) || errors.Is(err, breaker.ErrCircuitOpen) {
+	if !isStale(err) || errors.Is(err, breaker.ErrCircuitOpen) || errors.Is(err, errOutdated) {
 		return err
 	}
 	l, lookErr := w.route.refresh(ctx, known)
