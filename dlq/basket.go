@@ -7,7 +7,8 @@ import (
 	"github.com/holdfast-io/holdfast"
 )
 
-// How many bytes of letters a run reads ahead at the most: of one partition, and of all.
+// How many bytes of letters a run reads ahead, but for what a fetch has beyond that: of one partition, and of all. More
+// of one would be out of the processor's cache before it is sent.
 const (
 	aheadOfOne = 256 << 10
 	aheadTotal = 32 << 20
