@@ -29,7 +29,7 @@ func main() {
 	log.SetFlags(0)
 	role := flag.String("role", "", "broker, or a contender; empty runs all of them")
 	brokers := flag.String("brokers", "", "addresses, for a contender")
-	messages := flag.Int("messages", 2_000_000, "messages to write in bulk")
+	messages := flag.Int("messages", 10_000_000, "messages to write in bulk")
 	calls := flag.Int("calls", 2000, "messages to write one by one")
 	rounds := flag.Int("rounds", 5, "rounds to measure")
 	flag.Parse()
