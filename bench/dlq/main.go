@@ -58,7 +58,9 @@ func compareAll(ctx context.Context, brokers string, messages, rounds int) error
 		fmt.Printf("letters/s written, %s %.0f\n", way, results.Median(way, compare.Rate))
 	}
 	fmt.Printf("letters/s redriven %.0f\n", results.Median("redrive", compare.Rate))
-	fmt.Printf("ratio redrive/producer %.2f\n", results.Median("redrive", compare.Rate)/results.Median("producer", compare.Rate))
+	for _, peer := range []string{"producer", "relay"} {
+		fmt.Printf("ratio redrive/%s %.2f\n", peer, results.Median("redrive", compare.Rate)/results.Median(peer, compare.Rate))
+	}
 	return nil
 }
 
@@ -76,7 +78,7 @@ func measureRound(ctx context.Context, results compare.Results, brokers string, 
 	} else if err := prepare(ctx, strings.Split(brokers, ","), run, messages); err != nil {
 		return err
 	}
-	names := []string{"producer", "redrive", "topic", "spool", "spool-one"}
+	names := []string{"producer", "redrive", "relay", "topic", "spool", "spool-one"}
 	for i := range names {
 		name := names[(i+round)%len(names)] // Nobody is always first.
 		n := messages

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -114,6 +115,8 @@ func contend(ctx context.Context, name string, brokers []string, run string, mes
 		s, err = spool(ctx, run, messages, partitions, writeBatch)
 	case "spool-one":
 		s, err = spool(ctx, run, messages, loneWriters, 1)
+	case "relay":
+		s, err = relay(ctx, cluster, producer, run, messages)
 	case "redrive":
 		s, err = redrive(ctx, cluster, producer, run)
 	default:
@@ -178,4 +181,40 @@ func redrive(ctx context.Context, cluster kafkax.Cluster, producer *kafkax.Produ
 	meter := compare.Start()
 	done, err := r.Run(ctx)
 	return meter.Stop(done.Redriven), err
+}
+
+// relay is what is left of a redrive when nobody decodes a letter: a consumer that writes each record back, with as many
+// headers as a message that comes home.
+func relay(ctx context.Context, cluster kafkax.Cluster, producer *kafkax.Producer, run string, messages int) (compare.Sample, error) {
+	consumer, err := kafkax.NewConsumer(cluster, kafkax.ConsumerConfig{
+		Group: run + ".relay", Topics: []string{run + letters}, FetchMessages: chunk, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return compare.Sample{}, err
+	}
+	var left atomic.Int64
+	left.Store(int64(messages))
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	meter := compare.Start()
+	err = consumer.Consume(ctx, func(ctx context.Context, claim holdfast.Claim) error {
+		_, partition := claim.Partition()
+		for {
+			fetched, err := claim.Fetch(ctx)
+			if err != nil {
+				return err // Revoked, as a rule.
+			}
+			for i := range fetched {
+				fetched[i].Headers = fetched[i].Headers[:3]
+			}
+			if err := producer.ProduceTo(ctx, run+produced, partition, fetched...); err != nil {
+				return err
+			}
+			claim.Commit(fetched[len(fetched)-1].Offset + 1)
+			if left.Add(-int64(len(fetched))) == 0 {
+				stop()
+			}
+		}
+	})
+	return meter.Stop(messages - int(left.Load())), err
 }
