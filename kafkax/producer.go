@@ -144,36 +144,33 @@ func (p *Producer) ProduceAsync(ctx context.Context, message holdfast.Message, d
 
 // send partitions the messages of a call and hands them to their writers.
 func (p *Producer) send(ctx context.Context, c *call, choose func(m *holdfast.Message, ids []int) int, drained bool) {
+	type found struct {
+		layout *topicLayout
+		err    error
+	}
 	var (
 		runs     = make(map[*writer][]entry)
 		stranded []int
-		last     string
-		known    *topicLayout
-		failed   error
-		refused  map[string]error // By topic: what was said of a message holds for the later ones, which must not overtake it.
+		topics   = make(map[string]found) // What was found for a message holds for the later ones, which must not overtake it.
+		topic    found
 	)
 	for i := range c.messages {
 		m := &c.messages[i]
-		if i == 0 || m.Topic != last {
-			last = m.Topic
-			if failed = refused[m.Topic]; failed == nil {
-				known, failed = p.layout(ctx, m.Topic)
-			}
-			if failed != nil {
-				if refused == nil {
-					refused = make(map[string]error)
-				}
-				refused[m.Topic] = failed
+		if i == 0 || m.Topic != c.messages[i-1].Topic {
+			var asked bool
+			if topic, asked = topics[m.Topic]; !asked {
+				topic.layout, topic.err = p.layout(ctx, m.Topic)
+				topics[m.Topic] = topic
 			}
 		}
 		switch {
-		case failed == nil:
-			w := known.route.writer(choose(m, known.ids))
+		case topic.err == nil:
+			w := topic.layout.route.writer(choose(m, topic.layout.ids))
 			runs[w] = append(runs[w], entry{call: c, index: i, size: messageSize(m), drained: drained})
-		case !drained && p.spools(failed):
+		case !drained && p.spools(topic.err):
 			stranded = append(stranded, i)
 		default:
-			c.settle(i, failedAt(place{m.Topic, -1}, failed))
+			c.settle(i, failedAt(place{m.Topic, -1}, topic.err))
 		}
 	}
 	p.strand(ctx, c, stranded)

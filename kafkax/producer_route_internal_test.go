@@ -144,3 +144,46 @@ func TestForgottenInBetween(t *testing.T) {
 		}
 	})
 }
+
+// TestForgottenWithinACall has a call come back to a topic that was forgotten since: its messages keep their order.
+func TestForgottenWithinACall(t *testing.T) {
+	for range 50 {
+		p, err := NewProducer(Cluster{Brokers: []string{"127.0.0.1:1"}}, ProducerConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		known := func(topic string, age time.Duration, running bool) *writer {
+			r, err := p.route(topic)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := r.writer(0)
+			w.running = running // So that nothing is sent.
+			r.known.Store(&topicLayout{route: r, asked: time.Now().Add(-age), ids: []int{0}, writers: []*writer{w}, leaders: []string{"1"}})
+			return w
+		}
+		known("orders", 2*layoutAge, false)
+		known("busy", 0, true)
+		var again *writer
+		c := newCall([]holdfast.Message{{Topic: "orders"}, {Topic: "busy"}, {Topic: "orders"}})
+		p.send(t.Context(), c, func(m *holdfast.Message, _ []int) int {
+			if m.Topic == "busy" {
+				p.sweepAt = 1
+				if _, err := p.route("new"); err != nil {
+					t.Fatal(err)
+				}
+				again = known("orders", 0, true)
+			}
+			return 0
+		}, false)
+		var got []int
+		for _, b := range again.queue {
+			for _, e := range b.entries {
+				got = append(got, e.index)
+			}
+		}
+		if len(got) != 2 || got[0] > got[1] {
+			t.Fatalf("queued messages %v of the call, want 0 and then 2", got)
+		}
+	}
+}

@@ -85,11 +85,13 @@ const overdue = time.Second
 func (o *outlet[T]) call(ctx context.Context, b *batch[T]) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	o.whileWritten(b, func() {
+	abandon := func() {
 		if b.isNobodys() {
 			cancel(errNobodys)
 		}
-	})
+	}
+	o.whileWritten(b, abandon)
+	abandon() // It may have become so a moment ago.
 	defer o.whileWritten(b, nil)
 	answer := make(chan error, 1)
 	var call sync.WaitGroup
