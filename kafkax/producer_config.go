@@ -25,7 +25,8 @@ const (
 // ProducerConfig says how to write. The zero value is a good default.
 type ProducerConfig struct {
 	// Breaker is asked before every attempt to write a batch. A request that is lost is one failure to it, however many
-	// partitions' batches it had. Nil means one of its own, from BreakerConfig("kafka.producer").
+	// partitions' batches it had: a lone broker that takes requests and answers none opens it after about
+	// MaxFailures times Timeout. Nil means one of its own, from BreakerConfig("kafka.producer").
 	Breaker *breaker.Breaker
 
 	// Retry says how often a batch is tried. Attempts and Delay of 0 are those of RetryPolicy.

@@ -612,10 +612,16 @@ func TestCloseWhileOthersBlock(t *testing.T) {
 	}
 }
 
-// TestLoad has many more calls than MaxRequests meet brokers that hang. The circuit opens, and those that wait for their
-// turn learn of it.
+// TestLoad has many more calls than MaxRequests meet a broker that hangs, which takes its requests one after the other.
+// The circuit opens, and those that wait for their turn learn of it.
 func TestLoad(t *testing.T) {
-	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 8}}, kafkax.ProducerConfig{}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+	const partitions = 8
+	withProducer(t, testkit.KafkaConfig{Topics: map[string]int{"orders": partitions}}, kafkax.ProducerConfig{}, func(t *testing.T, server *testkit.KafkaServer, p *kafkax.Producer) {
+		for i := range partitions {
+			if err := server.MoveLeader("orders", i, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
 		defer server.Inject(testkit.Fault{API: testkit.APIProduce, Hang: true, Times: -1})()
 		began := time.Now()
 		var calls sync.WaitGroup
@@ -627,8 +633,12 @@ func TestLoad(t *testing.T) {
 			})
 		}
 		calls.Wait()
-		if took := time.Since(began); took > 45*time.Second { // Two requests, one that left as the circuit opened, and a probe.
+		const requests = 5 + 1 + 1 // As many as open the circuit, one that leaves as it opens, and a probe.
+		if took := time.Since(began); took > requests*10*time.Second+time.Second {
 			t.Errorf("the last call took %v", took)
+		}
+		if !p.IsOpen() {
+			t.Error("the circuit is not open")
 		}
 	})
 }

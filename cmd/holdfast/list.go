@@ -179,7 +179,7 @@ func (l *lister) short(from map[int]int64) bool {
 
 // sorted is what was found, by its age, and whether there may be more.
 func (l *lister) sorted(newest bool) (found []listed, more bool) {
-	found = slices.Concat(slices.Collect(maps.Values(l.found))...)
+	found = append([]listed{}, slices.Concat(slices.Collect(maps.Values(l.found))...)...) // None is [] in JSON, nil is null.
 	slices.SortFunc(found, func(a, b listed) int {
 		order := cmp.Or(a.at.Compare(b.at), cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Offset, b.Offset))
 		if newest {

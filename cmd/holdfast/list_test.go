@@ -46,6 +46,13 @@ func (c *counter) listed(args ...string) (offsets []int64) {
 	return offsets
 }
 
+func TestListOfNothing(t *testing.T) {
+	c := newCounter(t, orders())
+	if got := strings.TrimSpace(c.run(exitDone, "dlq", "list", "orders.dlq", "-o", "json")); got != "[]" {
+		t.Errorf("got %s, want []", got)
+	}
+}
+
 func TestListByAge(t *testing.T) {
 	const letters = 10_000
 	c := newCounter(t, orders())
