@@ -24,7 +24,8 @@ func TestInquiryIsGivenUp(t *testing.T) {
 		if _, err := n.layout(t.Context(), "orders"); err != nil { // So that the transport knows the cluster.
 			t.Fatal(err)
 		}
-		defer server.Inject(testkit.Fault{API: testkit.APIMetadata, Hang: true})()
+		mend := server.Inject(testkit.Fault{API: testkit.APIMetadata, Hang: true, Times: 2})
+		defer mend()
 		first, giveUp := context.WithCancel(t.Context())
 		given := make(chan error, 1)
 		go func() {
@@ -48,6 +49,8 @@ func TestInquiryIsGivenUp(t *testing.T) {
 		if err := <-given; !errors.Is(err, context.Canceled) {
 			t.Errorf("who gave up got %v", err)
 		}
+		synctest.Wait() // All ask by now, of the one that asks the broker.
+		mend()
 		for range cap(answers) {
 			if err := <-answers; err != nil {
 				t.Error(err)
