@@ -32,7 +32,8 @@ type ProducerConfig struct {
 	// Retry says how often a batch is tried. Attempts and Delay of 0 are those of RetryPolicy.
 	Retry retry.Policy
 
-	// Timeout bounds one attempt. The broker is told to give up after half of it. 0 means 10 s.
+	// Timeout bounds one attempt, beside the time for which a broker says that it throttles, of which up to a minute is
+	// waited out. The broker is told to give up after half of it. 0 means 10 s.
 	Timeout time.Duration
 
 	// BatchBytes is about how many bytes of messages go into one request. A larger message goes alone. 0 means 900,000.

@@ -34,7 +34,7 @@ const (
 // Config bounds a Conn. The zero value is a good default.
 type Config struct {
 	// Timeout bounds the dial with its handshakes where kafka.Dialer.Timeout is unset, the sending of a request, and
-	// the arrival of a whole answer beyond the request's own MaxWait. 0 means 10 s.
+	// the beginning of an answer beyond the request's own MaxWait, and each 4 KiB of it from then on. 0 means 10 s.
 	Timeout time.Duration
 
 	// MaxBytes bounds an answer as it comes, what each of its batches decompresses to, and a record's headers. A batch
@@ -114,7 +114,7 @@ func (c *Conn) Send(req Request) error {
 }
 
 // Receive waits for the answer to the oldest request that has none yet: for the request's MaxWait, Config.Timeout and
-// the time for which the broker has said that it throttles. Without an outstanding request it fails at once.
+// the time for which the broker has said that it throttles, and then as long as it comes. Without an outstanding request it fails at once.
 //
 // A partition's error is in the chain as a kafka.Error, a batch whose header or checksum is wrong is a *BatchError; the
 // Conn stays usable after both. After any other error, the end of ctx and a batch of too many bytes included, it is closed

@@ -436,6 +436,60 @@ func TestReceiveAllowsForThrottle(t *testing.T) {
 	})
 }
 
+// An answer may take long over a slow link that it shares with others, as long as it comes.
+func TestReceiveSlowly(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		perRead int
+		want    error
+		within  time.Duration
+	}{
+		{"a slow link", 8 << 10, nil, time.Hour},
+		{"hardly anything", 100, os.ErrDeadlineExceeded, 15 * time.Second},
+		{"nothing more", 0, os.ErrDeadlineExceeded, 15 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := newServer(t, 11)
+				conn := dial(t, "broker:9092", server.dialer, wire.Config{})
+				var batch wire.Encoder
+				batch.Append(&holdfast.Message{Value: make([]byte, 1<<20)}, 0)
+				if err := batch.Seal(0); err != nil {
+					t.Fatal(err)
+				}
+				batch.Stamp(-1, -1, -1)
+				answer := emptyAnswer(0)
+				answer.Topics[0].Partitions[0].RecordBatches = batch.Bytes()
+				if err := conn.Send(wire.Request{Topic: "t", MaxBytes: 2 << 20}); err != nil {
+					t.Fatal(err)
+				}
+				frame := frame(<-server.requests, answer)
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					for n := 4 << 10; len(frame) > 0; n = min(c.perRead, len(frame)) {
+						if _, err := server.conn.Write(frame[:n]); err != nil {
+							return
+						}
+						frame = frame[n:]
+						time.Sleep(time.Second)
+					}
+				}()
+				began := time.Now()
+				resp, err := receive(t, conn)
+				if !errors.Is(err, c.want) || err == nil && len(resp.Messages) != 1 {
+					t.Errorf("%d messages, %v, want %v", len(resp.Messages), err, c.want)
+				}
+				if took := time.Since(began); took > c.within {
+					t.Errorf("took %v", took)
+				}
+				_ = conn.Close()
+				<-done
+			})
+		})
+	}
+}
+
 func TestHostileAnswer(t *testing.T) {
 	for _, c := range []struct {
 		name   string

@@ -52,17 +52,18 @@ type ProduceConn struct {
 	head    []byte // reused
 
 	// With the session's lock.
-	pending   []pendingProduce
-	throttled time.Duration
+	pending []pendingProduce
+	muted   time.Time // Until when the broker has said that it reads nothing.
 }
 
 type pendingProduce struct {
 	id    int32
 	parts []ProducePart
+	sent  chan struct{} // Closed once nobody reads the parts' records any more.
 }
 
 // DialProduce is Dial for Produce requests. Timeout bounds the handshakes, the sending of a request, and the wait for each
-// answer. Somebody has to call Serve.
+// answer; both may take longer by what a broker says that it throttles. Somebody has to call Serve.
 func DialProduce(ctx context.Context, d *kafka.Dialer, network, addr string, timeout time.Duration) (*ProduceConn, error) {
 	c := &ProduceConn{session: session{timeout: timeout}}
 	versions, err := c.connect(ctx, d, network, addr, api{apiProduce, "Produce", minProduceVersion, maxProduceVersion})
@@ -82,19 +83,21 @@ func (c *ProduceConn) Zstd() bool { return c.version >= zstdProduceVersion }
 // is an answer too.
 func (c *ProduceConn) Send(patience time.Duration, parts []ProducePart) error {
 	slices.SortStableFunc(parts, func(a, b ProducePart) int { return strings.Compare(a.Topic, b.Topic) })
-	id := c.nextID
+	request := pendingProduce{c.nextID, parts, make(chan struct{})}
+	defer close(request.sent)
 	c.mu.Lock()
 	if err := c.broken; err != nil {
 		c.mu.Unlock()
 		return err
 	}
-	c.pending = append(c.pending, pendingProduce{id, parts})
+	c.pending = append(c.pending, request)
 	if len(c.pending) == 1 {
 		c.expect()
 	}
+	deadline := c.deadline()
 	c.mu.Unlock()
 	c.nextID++
-	if err := c.send(id, patience, parts); err != nil {
+	if err := c.send(request.id, patience, parts, deadline); err != nil {
 		_ = c.fail(fmt.Errorf("wire: send produce: %w", err)) // Serve answers with it.
 	}
 	return nil
@@ -102,15 +105,20 @@ func (c *ProduceConn) Send(patience time.Duration, parts []ProducePart) error {
 
 // expect sets the deadline of the next answer. It needs the lock.
 func (c *ProduceConn) expect() {
-	wait := idle
+	deadline := time.Now().Add(idle)
 	if len(c.pending) > 0 {
-		wait = c.timeout + c.throttled
+		deadline = c.deadline()
 	}
-	_ = c.conn.SetReadDeadline(time.Now().Add(wait)) // One that fails has a Read fail as well.
+	_ = c.conn.SetReadDeadline(deadline) // One that fails has a Read fail as well.
 }
 
-func (c *ProduceConn) send(id int32, patience time.Duration, parts []ProducePart) error {
-	if err := c.conn.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+// deadline is that of what begins now. A broker that is muted neither reads nor answers until it is not. It needs the lock.
+func (c *ProduceConn) deadline() time.Time {
+	return time.Now().Add(c.timeout + max(time.Until(c.muted), 0))
+}
+
+func (c *ProduceConn) send(id int32, patience time.Duration, parts []ProducePart, deadline time.Time) error {
+	if err := c.conn.SetWriteDeadline(deadline); err != nil {
 		return err
 	}
 	b := appendHeader(c.head[:0], apiProduce, c.version, id, c.clientID)
@@ -170,6 +178,7 @@ func (c *ProduceConn) Serve(answered func()) error {
 		c.pending = nil
 		c.mu.Unlock()
 		for _, request := range lost {
+			<-request.sent
 			for _, part := range request.parts {
 				part.Answer <- fmt.Errorf("%w: %w", ErrUncertain, err)
 			}
@@ -188,18 +197,19 @@ func (c *ProduceConn) serve() error {
 		c.mu.Unlock()
 		return fmt.Errorf("wire: receive produce: %w: answer to another request", errMalformed)
 	}
-	parts := c.pending[0].parts
+	request := c.pending[0]
 	c.mu.Unlock()
-	errs, throttle, err := decodeProduce(c.version, parts, answer)
+	errs, throttle, err := decodeProduce(c.version, request.parts, answer)
 	if err != nil {
 		return fmt.Errorf("wire: receive produce: %w", err)
 	}
 	c.mu.Lock()
 	c.pending = slices.Delete(c.pending, 0, 1)
-	c.throttled = min(throttle, maxThrottle)
+	c.muted = time.Now().Add(min(throttle, maxThrottle))
 	c.expect()
 	c.mu.Unlock()
-	for i, part := range parts {
+	<-request.sent // A broker that answers before it has read all of it is no broker, but the records are still ours.
+	for i, part := range request.parts {
 		part.Answer <- errs[i]
 	}
 	return nil

@@ -17,7 +17,7 @@ import (
 	"github.com/holdfast-io/holdfast/kafkax/internal/wire"
 )
 
-// broker answers requests at the other end of a pipe; nil answers are not given.
+// broker answers requests at the other end of a pipe; nil answers are not given. As long as it throttles it reads nothing.
 func broker(t *testing.T, version int16, answer func(kmsg.Request) kmsg.Response) *kafka.Dialer {
 	t.Helper()
 	client, conn := net.Pipe()
@@ -55,6 +55,9 @@ func broker(t *testing.T, version int16, answer func(kmsg.Request) kmsg.Response
 			body := response.AppendTo(slices.Clone(id))
 			if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)); err != nil {
 				return
+			}
+			if produced, ok := response.(*kmsg.ProduceResponse); ok {
+				time.Sleep(time.Duration(produced.ThrottleMillis) * time.Millisecond)
 			}
 		}
 	}()
@@ -192,6 +195,102 @@ func TestProduceIdle(t *testing.T) {
 		}
 		if answered != 3 {
 			t.Errorf("%d answers", answered)
+		}
+	})
+}
+
+func TestProduceThrottled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const throttle, timeout = 30 * time.Second, 5 * time.Second
+		answers := 2
+		dialer := broker(t, 8, func(request kmsg.Request) kmsg.Response {
+			if answers--; answers < 0 {
+				return nil
+			}
+			response := request.ResponseKind().(*kmsg.ProduceResponse)
+			response.Topics = []kmsg.ProduceResponseTopic{{Topic: "a", Partitions: []kmsg.ProduceResponseTopicPartition{{}}}}
+			response.ThrottleMillis = int32(throttle.Milliseconds())
+			return response
+		})
+		conn, err := wire.DialProduce(t.Context(), dialer, "tcp", "broker:9092", timeout)
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := make(chan error, 1)
+		go func() { served <- conn.Serve(func() {}) }()
+		send := func() error {
+			answer := make(chan error, 1)
+			if err := conn.Send(time.Second, []wire.ProducePart{{Topic: "a", Records: make([]byte, 100_000), Answer: answer}}); err != nil {
+				t.Fatal(err)
+			}
+			return <-answer
+		}
+		for i := range 2 {
+			if err := send(); err != nil {
+				t.Fatalf("request %d: %v", i, err)
+			}
+		}
+		time.Sleep(2 * throttle)
+		began := time.Now()
+		if err := send(); !errors.Is(err, wire.ErrUncertain) {
+			t.Errorf("got %v, want no answer", err)
+		}
+		if took := time.Since(began); took > timeout {
+			t.Errorf("without an answer for %v, long after the broker throttled", took)
+		}
+		if err := <-served; err == nil {
+			t.Error("Serve ended without an error")
+		}
+	})
+}
+
+// lateConn reads on from what is long until it is told to end, as a Write may that is under way when the Conn is closed.
+type lateConn struct {
+	net.Conn
+	end chan struct{}
+}
+
+func (c lateConn) Write(b []byte) (int, error) {
+	if len(b) > 50_000 {
+		<-c.end
+	}
+	return c.Conn.Write(b)
+}
+
+// TestProduceSending loses a request that is being sent: whoever hears of it may use the records' memory again.
+func TestProduceSending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dialer := broker(t, 8, nil)
+		dialled, end := dialer.DialFunc, make(chan struct{})
+		dialer.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dialled(ctx, network, addr)
+			return lateConn{conn, end}, err
+		}
+		conn, err := wire.DialProduce(t.Context(), dialer, "tcp", "broker:9092", 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, served := make(chan error, 1), make(chan error)
+		go func() { served <- conn.Serve(func() {}) }()
+		sent := make(chan error)
+		go func() {
+			sent <- conn.Send(time.Second, []wire.ProducePart{{Topic: "a", Records: make([]byte, 100_000), Answer: answer}})
+		}()
+		time.Sleep(time.Minute)
+		select {
+		case err := <-answer:
+			t.Errorf("got %v while the records are still read", err)
+		default:
+		}
+		close(end)
+		if err := <-sent; err != nil {
+			t.Errorf("Send: %v", err)
+		}
+		if err := <-served; err == nil {
+			t.Error("Serve ended without an error")
+		}
+		if err := <-answer; !errors.Is(err, wire.ErrUncertain) {
+			t.Errorf("got %v", err)
 		}
 	})
 }

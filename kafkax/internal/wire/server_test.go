@@ -63,11 +63,16 @@ func (s *server) serve() {
 
 // answer sends the response to request.
 func (s *server) answer(request []byte, response kmsg.Response) error {
-	response.SetVersion(int16(binary.BigEndian.Uint16(request[2:])))
-	body := response.AppendTo(append([]byte{0, 0, 0, 0}, request[4:8]...))
-	binary.BigEndian.PutUint32(body, uint32(len(body)-4))
-	_, err := s.conn.Write(body)
+	_, err := s.conn.Write(frame(request, response))
 	return err
+}
+
+// frame is the response to request as it is sent.
+func frame(request []byte, response kmsg.Response) []byte {
+	response.SetVersion(int16(binary.BigEndian.Uint16(request[2:])))
+	b := response.AppendTo(append([]byte{0, 0, 0, 0}, request[4:8]...))
+	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+	return b
 }
 
 // emptyAnswer is the answer to a fetch of topic t that brings nothing.

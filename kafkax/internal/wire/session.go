@@ -20,12 +20,16 @@ const (
 	frameHeader = 8 // size and correlation id
 
 	versionsBytes = 1 << 20 // of an answer to ApiVersions, at most
+
+	// answerPart of an answer has to come in time, and then as much again. To ask for all of it would keep those that share a
+	// slow link from ever getting anything, as they begin anew at the same time.
+	answerPart = 4 << 10
 )
 
 // session is what requests and answers travel over, each in a frame of its own.
 type session struct {
 	conn     net.Conn
-	timeout  time.Duration // for the sending of a request
+	timeout  time.Duration // for the sending of a request, and for each part of an answer behind the first
 	clientID string
 
 	nextID int32
@@ -185,15 +189,19 @@ func (s *session) nextHeader(limit int) (id int32, size int, err error) {
 	return int32(binary.BigEndian.Uint32(s.in[4:])), size, nil
 }
 
-// readBody reads size bytes into body, which is empty. Where that has no room for all, more is made only as they arrive: a
-// size alone proves nothing.
+// readBody reads size bytes into body, which is empty, the first part of them by the deadline that is set. Where that has no
+// room for all, more is made only as they arrive: a size alone proves nothing.
 func (s *session) readBody(body []byte, size int) ([]byte, error) {
 	for len(body) < size {
 		if len(body) == cap(body) {
 			body = slices.Grow(body, min(max(len(body), AnswerHead), size-len(body)))
 		}
-		n, err := io.ReadFull(s.conn, body[len(body):min(cap(body), size)])
+		room := body[len(body):min(cap(body), size)]
+		n, err := io.ReadAtLeast(s.conn, room, min(len(room), answerPart))
 		body = body[:len(body)+n]
+		if err == nil && len(body) < size {
+			err = s.conn.SetReadDeadline(time.Now().Add(s.timeout))
+		}
 		if err != nil {
 			return nil, err
 		}
