@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -702,6 +703,7 @@ func TestCommitAfterReturn(t *testing.T) {
 		})
 		c := <-claims
 		until(t, "committed", func() bool { return committed(server) == 10 })
+		synctest.Wait() // The handler has returned.
 		c.Commit(20)
 		if err := c.CommitSync(t.Context(), 30, ""); err == nil {
 			t.Error("CommitSync: no error")

@@ -94,10 +94,13 @@ everything with --limit 0.`,
 			return err
 		}
 		found, more := l.sorted(newest)
-		if t.format == "json" {
-			return t.json(found)
+		if err := t.letters(found); err != nil {
+			return err
 		}
-		return t.letters(found, more)
+		if more {
+			fmt.Fprintln(t.err, "... and more; -n 0 lists all")
+		}
+		return nil
 	})
 	return cmd
 }
@@ -193,7 +196,10 @@ func (l *lister) sorted(newest bool) (found []listed, more bool) {
 	return found, l.left
 }
 
-func (t *tool) letters(found []listed, more bool) error {
+func (t *tool) letters(found []listed) error {
+	if t.format == "json" {
+		return t.json(found)
+	}
 	rows := [][]string{{"PARTITION", "OFFSET", "DEAD AT", "STATE", "REASON", "GROUP", "FROM", "TRIES", "REDRIVES", "ERROR"}}
 	for _, l := range found {
 		rows = append(rows, []string{
@@ -201,11 +207,5 @@ func (t *tool) letters(found []listed, more bool) error {
 			fmt.Sprintf("%s/%d/%d", l.FromTopic, l.FromPartition, l.FromOffset), fmt.Sprint(l.Attempts), fmt.Sprint(l.Redrives), l.Error,
 		})
 	}
-	if err := t.table(rows); err != nil {
-		return err
-	}
-	if more {
-		fmt.Fprintln(t.out, "... and more; -n 0 lists all")
-	}
-	return nil
+	return t.table(rows)
 }

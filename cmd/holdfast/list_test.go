@@ -88,12 +88,16 @@ func TestListByAge(t *testing.T) {
 	if got := len(c.listed("-n", "0")); got != letters {
 		t.Errorf("%d letters without a limit", got)
 	}
-	c.run(exitDone, "dlq", "list", "orders.dlq", "-n", "5", "--newest")
-	c.says("... and more")
+	for _, format := range []string{"table", "json"} {
+		c.run(exitDone, "dlq", "list", "orders.dlq", "-n", "5", "--newest", "-o", format)
+		if !strings.HasPrefix(c.errors, "... and more") {
+			t.Errorf("list -o %s does not say that there are more: %s", format, c.errors)
+		}
+	}
 	for _, args := range []string{"-n 4 --from 2 --to 4", "-n 2 --newest --from 4999", "--newest --after 2h30m"} {
 		c.run(exitDone, append([]string{"dlq", "list", "orders.dlq"}, strings.Fields(args)...)...)
-		if strings.Contains(c.out, "more") {
-			t.Errorf("list %s says that there are more:\n%s", args, c.out)
+		if strings.Contains(c.errors, "more") {
+			t.Errorf("list %s says that there are more:\n%s", args, c.errors)
 		}
 	}
 }
