@@ -167,24 +167,33 @@ func TestCutInHandshake(t *testing.T) {
 }
 
 // slowConn takes a while for everything that is written to it.
-type slowConn struct{ net.Conn }
+type slowConn struct {
+	net.Conn
+	takes func(bytes int) time.Duration
+}
 
 func (c slowConn) Write(b []byte) (int, error) {
-	time.Sleep(1200 * time.Millisecond)
+	time.Sleep(c.takes(len(b)))
 	return c.Conn.Write(b)
+}
+
+// slow is the cluster over slowConns.
+func slow(cluster kafkax.Cluster, takes func(bytes int) time.Duration) kafkax.Cluster {
+	well := cluster.Dial
+	cluster.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := well(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return slowConn{conn, takes}, nil
+	}
+	return cluster
 }
 
 func TestSlowBrokers(t *testing.T) {
 	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}, func(t *testing.T, server *testkit.KafkaServer, cluster kafkax.Cluster) {
 		fill(t, server, "orders", 1, 10)
-		well := cluster.Dial
-		cluster.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := well(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return slowConn{conn}, nil
-		}
+		cluster = slow(cluster, func(int) time.Duration { return 1200 * time.Millisecond })
 		r := start(t, cluster, kafkax.ConsumerConfig{}, new(ledger).handle)
 		until(t, "all committed", func() bool { return committed(server) == 10 })
 		r.stop(t)

@@ -22,7 +22,8 @@ const maxRequestBytes = 16 << 20
 // What comes while a request is on its way gathers, until it is worth a request of its own, which goes over a connection
 // of its own: a broker reads nothing more from a connection before it has answered.
 //
-// Who brings a batch sends it, and what others bring meanwhile.
+// Who brings a batch sends it, with what others have brought, and nothing more after it: else it would not see its own
+// answer for as long as there is more.
 type link struct {
 	producer *Producer
 	addr     string
@@ -78,50 +79,46 @@ func (l *link) due() bool {
 	return l.onWay == 0 || l.onWay < cfg.MaxRequests && l.bytes >= cfg.BatchBytes
 }
 
-// run sends what waits, as long as it is due.
+// run sends a request of what waits.
 func (l *link) run() {
-	for again := true; again; {
-		conn, err := l.connect()
-		since := l.producer.cfg.Breaker.Stats().Since
-		l.mu.Lock()
-		outdated := l.drop(since)
-		request := l.waiting
-		if err == nil {
-			request = l.take()
-		} else {
-			l.waiting, l.bytes = nil, 0
+	conn, err := l.connect()
+	since := l.producer.cfg.Breaker.Stats().Since
+	l.mu.Lock()
+	outdated := l.drop(since)
+	request := l.waiting
+	if err == nil {
+		request = l.take()
+	} else {
+		l.waiting, l.bytes = nil, 0
+	}
+	l.mu.Unlock()
+	for i, b := range request {
+		b.nth = i
+	}
+	if err == nil {
+		err = l.producer.rejection()
+	}
+	for _, b := range outdated {
+		b.nth = 0
+		b.answer <- &unsentError{cmp.Or(err, errOutdated)}
+	}
+	if err == nil && len(request) == 0 {
+		err = errOutdated
+	}
+	if err == nil {
+		err = l.request(conn, request)
+	}
+	if err != nil {
+		for _, b := range request {
+			b.answer <- &unsentError{err}
 		}
-		l.mu.Unlock()
-		for i, b := range request {
-			b.nth = i
-		}
-		if err == nil {
-			err = l.producer.rejection()
-		}
-		for _, b := range outdated {
-			b.nth = 0
-			b.answer <- &unsentError{cmp.Or(err, errOutdated)}
-		}
-		if err == nil && len(request) == 0 {
-			err = errOutdated
-		}
-		if err == nil {
-			err = l.request(conn, request)
-		}
-		if err != nil {
-			for _, b := range request {
-				b.answer <- &unsentError{err}
-			}
-		}
-		l.mu.Lock()
+	}
+	l.changed(func() {
 		if err != nil && conn != nil {
 			l.free(conn)
 		}
 		l.sending = false
-		again = l.due()
-		l.sending = again
-		l.mu.Unlock()
-	}
+	})
 }
 
 // request sends one. With an error it has not been sent.

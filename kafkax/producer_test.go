@@ -643,6 +643,38 @@ func TestLoad(t *testing.T) {
 	})
 }
 
+// TestProduceFairly has many partitions share a link that has always more to send: whoever sends for all of them must hear
+// of its own messages all the same.
+func TestProduceFairly(t *testing.T) {
+	const partitions, load, most = 90, time.Minute, 12 * time.Second
+	virtual(t, testkit.KafkaConfig{Topics: map[string]int{"orders": partitions}}, func(t *testing.T, _ *testkit.KafkaServer, cluster kafkax.Cluster) {
+		cluster = slow(cluster, func(bytes int) time.Duration { return time.Duration(bytes) * 10 * time.Microsecond })
+		p, err := kafkax.NewProducer(cluster, kafkax.ProducerConfig{BatchBytes: 10_000, MaxBufferedBytes: 400_000}) // Below what is to be sent.
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		var wg sync.WaitGroup
+		for i := range partitions {
+			wg.Go(func() {
+				for time.Since(began) < load {
+					since := time.Now()
+					if err := p.ProduceTo(t.Context(), "orders", i, holdfast.Message{Value: make([]byte, 5000+50*i)}); err != nil {
+						t.Error(err)
+					}
+					if took := time.Since(since); took > most {
+						t.Errorf("partition %d waited for %v", i, took)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if err := p.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestHungRequestIsOneFailure has a broker pause with batches for many partitions in one request. That is one thing gone
 // wrong, and no reason to keep everybody from the other brokers.
 func TestHungRequestIsOneFailure(t *testing.T) {
