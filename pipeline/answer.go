@@ -13,9 +13,9 @@ import (
 var errNoReason = errors.New("pipeline: the sink refused the item and did not say why")
 
 // verdict tells what an error of a sink says of its batch of n items: which it refused, the others being stored, or that
-// nobody knows, as when it names an item that is not in the batch.
+// nobody knows, as when it names an item that is not in the batch, or when something else failed beside.
 func verdict(err error, n int) (refused *holdfast.BatchError, ambiguous bool) {
-	for e := err; e != nil; e = errors.Unwrap(e) {
+	for e := err; e != nil; e = within(e) {
 		if r, ok := e.(*holdfast.BatchError); ok { //nolint:errorlint // What stands around it counts, so it is unwrapped here.
 			if namesOthers(r, n) {
 				return nil, true
@@ -26,7 +26,20 @@ func verdict(err error, n int) (refused *holdfast.BatchError, ambiguous bool) {
 			return nil, true
 		}
 	}
-	return nil, holdfast.IsAmbiguous(err)
+	_, beside := errors.AsType[*holdfast.BatchError](err)
+	return nil, beside || holdfast.IsAmbiguous(err)
+}
+
+// within is the one error that err wraps, nil when there are several.
+func within(err error) error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return errors.Unwrap(err)
+	}
+	if errs := joined.Unwrap(); len(errs) == 1 { // As errors.Join makes of an error and nil.
+		return errs[0]
+	}
+	return nil
 }
 
 // namesOthers tells whether e names an item that a batch of n items does not have. It then speaks of something else.

@@ -106,7 +106,7 @@ func unwritten(err error, n int) map[int]error {
 	if err == nil {
 		return nil
 	}
-	if partly, ok := errors.AsType[*holdfast.BatchError](err); ok && !namesOthers(partly, n) {
+	if partly, _ := verdict(err, n); partly != nil {
 		return partly.Items
 	}
 	all := make(map[int]error, n)

@@ -2,10 +2,12 @@ package pipeline_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -195,6 +197,34 @@ func TestPanickingDeadLetterQueueIsAway(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A queue's word about some letters does not count for the others when something else failed beside.
+func TestLettersOfAFailureBesideAreNotWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, s := newBroker(t, "orders", 1), newStore(t)
+		var tries atomic.Int32
+		box := boxFunc(func(_ context.Context, letters ...dlq.Letter) error {
+			if tries.Add(1) > 1 {
+				return nil
+			}
+			return errors.Join(&holdfast.BatchError{Items: map[int]error{len(letters) - 1: errAway}}, errAway)
+		})
+		s.refuse(holdfast.Permanent(errAway), 0, 1)
+		b.produce(0, "0")
+		b.produce(0, "1")
+		r := start(t, b, s, pipeline.Config{DeadLetters: box, Logger: quiet()})
+		time.Sleep(1020 * time.Millisecond)
+		synctest.Wait()
+		if n := tries.Load(); n != 1 || b.committed(0) != 0 {
+			t.Errorf("committed %d after %d tries, want none after the first", b.committed(0), n)
+		}
+		time.Sleep(time.Minute)
+		r.mustStop(t)
+		if b.committed(0) != 2 {
+			t.Errorf("committed %d, want 2", b.committed(0))
+		}
+	})
 }
 
 // A pipeline that consumed its own dead-letter topic would write letters about letters without end.

@@ -2,6 +2,8 @@ package pipeline_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,6 +69,42 @@ func TestAnswerAboutOtherItemsSettlesNothing(t *testing.T) {
 					t.Errorf("committed %d, %d letters", b.committed(0), box.len())
 				}
 				_ = r.stop()
+			})
+		})
+	}
+}
+
+// An error that wraps a *holdfast.BatchError alone is one. Beside another error it says too little: what may be stored is
+// written again, and no letter is written about it.
+func TestAnswerBesideAnotherErrorIsUncertain(t *testing.T) {
+	for name, c := range map[string]struct {
+		wrap    func(error) error
+		letters int
+		calls   int
+	}{
+		"joined with nil":     {func(err error) error { return errors.Join(err, nil) }, 1, 1},
+		"wrapped":             {func(err error) error { return fmt.Errorf("store: %w", errors.Join(nil, err)) }, 1, 1},
+		"joined with another": {func(err error) error { return errors.Join(err, errAway) }, 0, 2},
+		"wrapped with two":    {func(err error) error { return fmt.Errorf("%w: %w", errAway, err) }, 0, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, box, calls := newBroker(t, "orders", 1), &letterBox{}, 0
+				sink := sinkFunc(func(context.Context, holdfast.Batch[int]) error {
+					if calls++; calls > 1 {
+						return nil
+					}
+					return c.wrap(&holdfast.BatchError{Items: map[int]error{3: holdfast.Permanent(errAway)}})
+				})
+				for i := range 10 {
+					b.produce(0, fmt.Sprint(i))
+				}
+				r := start(t, b, sink, pipeline.Config{DeadLetters: box, Logger: quiet()})
+				time.Sleep(time.Minute)
+				r.mustStop(t)
+				if box.len() != c.letters || calls != c.calls || b.committed(0) != 10 {
+					t.Errorf("%d letters after %d calls, committed %d, want %d, %d and 10", box.len(), calls, b.committed(0), c.letters, c.calls)
+				}
 			})
 		})
 	}

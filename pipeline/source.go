@@ -23,7 +23,7 @@ type Source interface {
 // letter is processed: a dead-letter queue that is away or missing stops nothing before there is a letter to write.
 type DeadLetters interface {
 	// Write returns nil when all letters are durable. A *holdfast.BatchError names those that are not; after any
-	// other error none is taken to be. Letters may be written more than once.
+	// other error, and one that is joined with another, none is taken to be. Letters may be written more than once.
 	Write(ctx context.Context, letters ...dlq.Letter) error
 }
 
@@ -31,10 +31,11 @@ type DeadLetters interface {
 //
 // Write returns nil when every item is stored. A *holdfast.BatchError names the items that were refused; all others are
 // stored: where order matters, it names all from the first one that has to wait on. An error for which
-// holdfast.IsAmbiguous holds says that items may be stored: the same batch is written again until its fate is known. Any
-// other error says that nothing is stored, and speaks of the sink, not of the items: the batch is written again, or, once a
-// circuit is open, treated as Config.DeadLetterAfter says. The sink must not keep the batch after it has returned, and must
-// return when its context ends.
+// holdfast.IsAmbiguous holds says that items may be stored, and so does a *holdfast.BatchError that is joined with another
+// error: the same batch is written again until its fate is known. Any other error says that nothing is stored, and speaks of
+// the sink, not of the items: the batch is written again, or, once a circuit is open, treated as Config.DeadLetterAfter
+// says; holdfast.Permanent speaks of all items, which are dead-lettered. The sink must not keep the batch after it has
+// returned, and must return when its context ends.
 //
 // A Write should bound its own time. One that hangs keeps its place among Config.Batch.Writers, what its circuit lets probe,
 // and the order of the partitions it has messages of: those go no further, as Stats and, after Config.StallAfter, Health
