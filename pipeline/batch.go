@@ -28,6 +28,7 @@ type batch[T any] struct {
 	behind    []*batch[T]   // Held aside, and to be written before it.
 	landed    chan struct{} // Closed when it is not on its way any more.
 	turn      *turn         // At the gate.
+	outage    outage        // As far as it has seen one.
 	unseen    int           // How often in a row a circuit rejected it that the sink does not show.
 	rejection rejection
 }

@@ -120,10 +120,14 @@ func (o *outlet[T]) whileWritten(b *batch[T], abandon func()) {
 	b.abandon = abandon
 }
 
-// answered notes that the sink has taken a batch, whatever it refused of it.
+// answered notes that the sink has taken a batch, whatever it refused of it. When its circuit is open all the same, the batch
+// went through another one, as with Route, or before that opened: those who wait for it have nothing to hope for yet.
 func (o *outlet[T]) answered() {
-	o.outage.end()
 	o.engine.counts.batches.Add(1)
+	if o.gate.isOpen() {
+		return
+	}
+	o.outage.end()
 	o.engine.troubles.clear(o.place, nil)
 	o.gate.answered()
 }
@@ -176,7 +180,8 @@ func (o *outlet[T]) refused(ctx context.Context, b *batch[T], e *holdfast.BatchE
 
 // rejected waits while the circuit is open, or until ready is closed, or dead-letters b once it has been open for long enough.
 func (o *outlet[T]) rejected(ctx context.Context, b *batch[T], tries int, err error, ready <-chan struct{}) {
-	left := o.patience - o.outage.length(o.patience)
+	// What others get through another of the sink's circuits must not keep b for longer than its own patience.
+	left := o.patience - max(o.outage.length(o.patience), b.outage.length(o.patience))
 	if o.gate.isOpen() {
 		b.unseen = 0
 		o.engine.troubles.set(o.place, nil, "circuit open", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/pipeline"
+	"github.com/holdfast-io/holdfast/retry"
 )
 
 // What an open circuit has rejected, and could not dead-letter, is processed once the circuit closes.
@@ -159,6 +161,86 @@ func TestIdleClaimsOnTheWayHomeTakeNoTurns(t *testing.T) {
 		time.Sleep(open.RetryAfter + 2*time.Second)
 		if got := s.stored(); len(got) != 1 {
 			t.Errorf("stored %v, 2 s after the circuit would have admitted a call", got)
+		}
+		r.mustStop(t)
+	})
+}
+
+// A probe of a stage that tries once is no end of the outage either, though it is the end of its message.
+func TestStagesPatienceOutlastsFailedProbes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, box, s := newBroker(t, "orders", 1), &letterBox{}, newStore(t)
+		down := func(context.Context, int) (int, error) { return 0, errAway }
+		steps := work(down, pipeline.StageConfig{Breaker: newBreaker(t, "guard"), Retry: retry.Policy{Attempts: -1}})
+		for i := range 100 {
+			b.produce(0, fmt.Sprint(i))
+		}
+		r := startWith(t, b, steps, s, pipeline.Config{DeadLetters: box, DeadLetterAfter: 5 * time.Minute, Logger: quiet()})
+		time.Sleep(10 * time.Minute)
+		if box.len() != 100 {
+			t.Errorf("%d letters after 10 minutes, want 100", box.len())
+		}
+		r.mustStop(t)
+	})
+}
+
+// What goes through one of a route's circuits does not end another's outage: what that rejects is dead-lettered in time, and
+// it is not told of with each batch.
+func TestOutageOfOneRouteIsNotEndedByAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, box, even, odd := newBroker(t, "orders", 2), &letterBox{}, newStore(t), newStore(t)
+		odd.do(func(int, holdfast.Batch[int]) error { return errAway })
+		sink := pipeline.Route(func(n int) string { return []string{"even", "odd"}[n%2] },
+			map[string]pipeline.Sink[int]{"even": even, "odd": odd})
+		told := 0
+		listen := func(e pipeline.Event) {
+			if e.Kind == pipeline.Waiting {
+				told++
+			}
+		}
+		r := start(t, b, sink, pipeline.Config{DeadLetters: box, DeadLetterAfter: 5 * time.Minute, OnEvent: listen, Logger: quiet()})
+		b.produce(1, "1")
+		for range 360 {
+			b.produce(0, "0")
+			time.Sleep(time.Second)
+		}
+		if box.len() != 1 || b.committed(1) != 1 || len(even.stored()) < 300 {
+			t.Errorf("%d letters, committed %d, %d stored beside it", box.len(), b.committed(1), len(even.stored()))
+		}
+		r.mustStop(t)
+		if calls := odd.count(); told > 2*calls {
+			t.Errorf("told %d times of what waits, in %d calls", told, calls)
+		}
+	})
+}
+
+// A write from before the circuit opened that succeeds says nothing of it.
+func TestLateSuccessEndsNoOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, s, release := newBroker(t, "orders", 2), newStore(t), make(chan struct{})
+		var over atomic.Int32
+		listen := func(e pipeline.Event) {
+			if e.Kind == pipeline.Moving {
+				over.Add(1)
+			}
+		}
+		sink := &scripted{store: s, write: func(ctx context.Context, batch holdfast.Batch[int]) error {
+			if batch.Items[0].Value == 0 {
+				<-release
+				return nil
+			}
+			return s.Write(ctx, batch)
+		}}
+		b.produce(0, "0")
+		r := start(t, b, sink, pipeline.Config{DeadLetterAfter: -1, OnEvent: listen, Logger: quiet()})
+		time.Sleep(2 * time.Second)
+		s.breaker.ForceOpen()
+		b.produce(1, "1")
+		time.Sleep(2 * time.Second)
+		close(release)
+		synctest.Wait()
+		if got := places(r.Health()); b.committed(0) != 1 || !slices.Equal(got, []string{"sink"}) || over.Load() != 0 {
+			t.Errorf("committed %d, trouble at %v, over %d times; want 1, and the sink's, all the time", b.committed(0), got, over.Load())
 		}
 		r.mustStop(t)
 	})

@@ -67,7 +67,7 @@ func (f *failure) Unwrap() error { return f.err }
 // *failure or errStopped.
 func (s *step) next(ctx context.Context, w *walk, t *trial, err error) error {
 	rejected := errors.Is(err, breaker.ErrCircuitOpen) && !mutant.Is("5 a rejection is a failure of the message")
-	if !rejected {
+	if !rejected && !s.breaker.IsOpen() { // Else it was a probe that failed, or began before the circuit opened.
 		s.outage.end()
 	}
 	if err == nil || errors.Is(err, holdfast.ErrSkip) {
