@@ -3,6 +3,7 @@ package pipeline_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -64,6 +65,57 @@ func TestBatchIsWrittenAtItsBounds(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A partition that may have no more in flight does not wait for its batch to fill: nothing is to come. That goes for all of it,
+// on however many lanes it comes.
+func TestBatchDoesNotWaitForMoreThanMayBeInFlight(t *testing.T) {
+	for _, order := range []pipeline.Order{pipeline.ByPartition, pipeline.ByKey, pipeline.Unordered} {
+		for _, most := range []int{1, 7} {
+			t.Run(fmt.Sprint(order, most), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					b, s := newBroker(t, "orders", 3), newStore(t)
+					for i := range 150 {
+						b.produceKeyed(i%3, fmt.Sprint(i), fmt.Sprint(i))
+					}
+					slow := work(func(_ context.Context, n int) (int, error) {
+						time.Sleep(time.Duration(n%10) * time.Millisecond)
+						return n, nil
+					}, pipeline.StageConfig{})
+					cfg := pipeline.Config{Order: order, MaxInFlight: most, Batch: pipeline.BatchConfig{Delay: time.Hour}, Logger: quiet()}
+					r := startWith(t, b, slow, s, cfg)
+					time.Sleep(30 * time.Minute)
+					if got := len(s.stored()); got < 150-3*most { // The last of each partition may wait.
+						t.Errorf("%d stored of 150", got)
+					}
+					r.mustStop(t)
+				})
+			})
+		}
+	}
+}
+
+// Bounds that are as large as numbers are bound nothing.
+func TestLargestBoundsAreNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, s := newBroker(t, "orders", 1), &slowStore{}
+		slow := work(func(_ context.Context, n int) (int, error) {
+			time.Sleep(time.Millisecond)
+			return n, nil
+		}, pipeline.StageConfig{})
+		b.produce(0, "0")
+		cfg := pipeline.Config{Batch: pipeline.BatchConfig{Count: math.MaxInt, Bytes: math.MaxInt, Delay: -1}, Logger: quiet()}
+		r := startWith(t, b, slow, s, cfg)
+		time.Sleep(500 * time.Millisecond) // It is being written.
+		for range 100 {
+			b.produce(0, "1")
+		}
+		time.Sleep(time.Minute)
+		r.mustStop(t)
+		if !slices.Equal(s.sizes, []int{1, 100}) {
+			t.Errorf("batches of %v items, want all that came meanwhile in one", s.sizes)
+		}
+	})
 }
 
 // While a batch is being written the next is fetched and goes through the stages.

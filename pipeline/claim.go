@@ -27,6 +27,9 @@ type claim struct {
 	closing <-chan struct{} // Closed when the drain begins: nothing new is started after it.
 	ended   <-chan struct{} // Closed when the claim is lost, or its time to drain is spent.
 
+	// full says that its goroutine waits because as much is in flight as may be.
+	full atomic.Bool
+
 	// returned is the first message that was handed back, and one more for none to be 0.
 	returned atomic.Int64
 
@@ -109,6 +112,7 @@ func consume[T any](ctx context.Context, c *claim, ls *lanes[T], o *outlet[T], i
 				if err := ls.idle(ctx); err != nil {
 					return err
 				}
+				o.flush()
 				var err error
 				if n, err = c.take(m.ClaimOffset(), in.fetched); err != nil {
 					return err
@@ -203,6 +207,9 @@ func (c *claim) tryTake(offset, fetched int64) (n int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	full := c.tracker.span() >= c.engine.cfg.MaxInFlight && !mutant.Is("8 a partition has messages in flight without bound")
+	if full != c.full.Load() {
+		c.full.Store(full)
+	}
 	if full || c.stuck || len(c.dead) >= letterBatch {
 		return 0, false
 	}

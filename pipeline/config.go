@@ -58,7 +58,7 @@ type Config struct {
 	Batch BatchConfig
 
 	// MaxInFlight bounds how many messages of a partition there are from the first that is not settled to the last one
-	// fetched. At the bound the partition is not fetched from. Defaults to 100,000.
+	// fetched. At the bound the partition is not fetched from, and a batch of it is not waited with. Defaults to 100,000.
 	MaxInFlight int
 
 	// DrainTimeout is how long Run goes on, after its context has ended, to finish what is in flight. Defaults to

@@ -32,13 +32,14 @@ type Trouble struct {
 
 // Health tells how the pipeline is.
 func (p *Pipeline) Health() Health {
+	state := p.state.Load()
 	h := Health{
-		Live:     p.running.Load() || !p.started.Load(),
-		Ready:    p.running.Load(),
+		Live:     state != isOver,
+		Ready:    state == isRunning,
 		Troubles: p.engine.troubles.list(),
 	}
 	if p.engine.cfg.StallAfter >= 0 {
-		for _, s := range p.engine.claims.stats(p.engine.now()) {
+		for _, s := range p.engine.claims.stats() {
 			if s.OldestAge > p.engine.cfg.StallAfter {
 				h.Troubles = append(h.Troubles, Trouble{
 					Place: fmt.Sprintf("%s/%d", s.Topic, s.Partition),

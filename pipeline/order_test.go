@@ -229,3 +229,31 @@ func TestOldestBatchProbes(t *testing.T) {
 		}
 	})
 }
+
+// A partition that has as much waiting as it may, behind its batch on its way, does not have others written bit by bit.
+func TestFullPartitionLeavesOthersTheirBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, batches := newBroker(t, "orders", 2), 0
+		sink := sinkFunc(func(ctx context.Context, batch holdfast.Batch[int]) error {
+			if batch.Items[0].Source.Partition == 0 {
+				<-ctx.Done() // Until the end.
+				return ctx.Err()
+			}
+			batches++
+			return nil
+		})
+		for range 100 {
+			b.produce(0, "1")
+		}
+		cfg := pipeline.Config{Batch: pipeline.BatchConfig{Count: 20, Delay: 10 * time.Second}, DrainTimeout: time.Second, Logger: quiet()}
+		r := start(t, b, sink, cfg)
+		for range 100 {
+			time.Sleep(time.Second)
+			b.produce(1, "1")
+		}
+		if batches < 9 || batches > 11 {
+			t.Errorf("%d batches in 100 s of a message each, want one in 10 s", batches)
+		}
+		_ = r.stop()
+	})
+}

@@ -34,7 +34,8 @@ type outlet[T any] struct {
 	writers int           // How many more batches may be taken.
 	queued  load          // What lies in all lanes.
 	ready   load          // What lies in lanes of which a batch may be taken.
-	full    bool          // Somebody waits for room.
+	full    bool          // Somebody waits for room,
+	urgent  bool          // which writing what is ready would make.
 	room    chan struct{} // Closed when there may be room again.
 }
 
@@ -49,7 +50,7 @@ func (l load) fills(b BatchConfig) bool { return l.items >= b.Count || l.bytes >
 
 // leaves tells whether there is room for one more in so many batches.
 func (l load) leaves(one load, b BatchConfig, batches int) bool {
-	return l.items < batches*b.Count && l.bytes+one.bytes <= batches*b.Bytes
+	return l.items/batches < b.Count && (l.bytes+one.bytes-1)/batches < b.Bytes // The bounds may be as large as ints are.
 }
 
 // line is a lane's part of an outlet.
@@ -124,7 +125,7 @@ func (o *outlet[T]) add(l *lane[T], item holdfast.Item[T], m mark, size int) err
 				before := o.ready
 				o.ready.add(one)
 				limits := o.engine.cfg.Batch
-				notable = before.items == 0 || (o.ready.fills(limits) && !before.fills(limits))
+				notable = before.items == 0 || (o.ready.fills(limits) && !before.fills(limits)) || l.claim.full.Load()
 			}
 			o.mu.Unlock()
 			if notable {
@@ -133,6 +134,7 @@ func (o *outlet[T]) add(l *lane[T], item holdfast.Item[T], m mark, size int) err
 			return nil
 		}
 		o.full = true
+		o.urgent = o.urgent || !l.line.busy || !o.queued.leaves(one, o.engine.cfg.Batch, o.engine.cfg.Batch.Writers+1)
 		room := o.room
 		o.mu.Unlock()
 		signal(o.kick)
@@ -156,7 +158,7 @@ func (o *outlet[T]) fits(l *lane[T], one load) bool {
 		(!l.line.busy || busy.leaves(one, limits, limits.Writers)))
 }
 
-// flush has everything of draining claims written, or looked at, without waiting for more.
+// flush has everything of claims that are draining or full written, or looked at, without waiting for more.
 func (o *outlet[T]) flush() { o.nudge() }
 
 // nudge wakes everybody who waits in the outlet.
@@ -195,7 +197,7 @@ func (o *outlet[T]) next() (*batch[T], time.Duration) {
 	}
 	limits := o.engine.cfg.Batch
 	var ready []*lane[T]
-	due, began := o.full || o.ready.fills(limits), time.Now()
+	due, began := o.urgent || o.ready.fills(limits), time.Now()
 	for l := range o.lanes {
 		if len(l.line.queue) == 0 || l.line.busy {
 			continue
@@ -206,6 +208,7 @@ func (o *outlet[T]) next() (*batch[T], time.Duration) {
 			}
 			due = true
 		}
+		due = due || l.claim.full.Load()
 		ready = append(ready, l)
 		if l.line.since.Before(began) {
 			began = l.line.since
@@ -283,7 +286,7 @@ func (o *outlet[T]) empty(l *lane[T]) {
 
 func (o *outlet[T]) makeRoom() {
 	if o.full {
-		o.full = false
+		o.full, o.urgent = false, false
 		close(o.room)
 		o.room = make(chan struct{})
 	}

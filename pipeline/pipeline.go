@@ -24,12 +24,18 @@ var errDrainOver = errors.New("pipeline: Config.DrainTimeout is spent")
 //
 // It is made by New. Its methods are safe for concurrent use; Run may be called once.
 type Pipeline struct {
-	engine  *engine
-	gate    *gate
-	routes  []route
-	started atomic.Bool
-	running atomic.Bool
+	engine *engine
+	gate   *gate
+	routes []route
+	state  atomic.Int32
 }
+
+// The states of a Pipeline.
+const (
+	isNew int32 = iota
+	isRunning
+	isOver
+)
 
 // homeSink is the sink's name in health for letters on their way home.
 const homeSink = "sink of letters on their way home"
@@ -106,6 +112,7 @@ func wayHome(kin sibling, cfg Config, group string) (Source, error) {
 	})
 	home, err := dlq.NewSource(letters, dlq.SourceConfig{
 		Filter: dlq.Filter{Groups: []string{group}, Reasons: []dlq.Reason{dlq.CircuitOpen}},
+		Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("pipeline: the letters' way home: %w", err)
@@ -127,11 +134,10 @@ func (f claimsFunc) Consume(ctx context.Context, handle func(context.Context, ho
 // Nothing that Run started outlives it. So a stage, a sink or a dead-letter queue that goes on although its context has ended
 // keeps Run from returning, and Health says where.
 func (p *Pipeline) Run(ctx context.Context) error {
-	if !p.started.CompareAndSwap(false, true) {
+	if !p.state.CompareAndSwap(isNew, isRunning) {
 		return ErrRunning
 	}
-	p.running.Store(true)
-	defer p.running.Store(false)
+	defer p.state.Store(isOver)
 
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

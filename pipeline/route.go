@@ -83,7 +83,7 @@ func (r *router[T]) divide(b holdfast.Batch[T], refused map[int]error) map[strin
 				}
 				s := shares[name]
 				if s == nil {
-					s = &share[T]{batch: holdfast.Batch[T]{Spans: b.Spans}}
+					s = &share[T]{batch: holdfast.Batch[T]{Spans: slices.Clone(b.Spans)}}
 					shares[name] = s
 				}
 				s.batch.Items = append(s.batch.Items, b.Items[i])

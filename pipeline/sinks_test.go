@@ -243,3 +243,27 @@ func TestRouteAsksForOneSpanAsItsSinksDo(t *testing.T) {
 		r.mustStop(t)
 	})
 }
+
+// Each sink of a route has its own batch, to do with as it likes while the others write theirs.
+func TestRoutesSinksMayReorderTheirBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBroker(t, "orders", 4)
+		for n := range 16 {
+			b.produce(n%4, fmt.Sprint(n))
+		}
+		sink := sinkFunc(func(_ context.Context, batch holdfast.Batch[int]) error {
+			slices.SortFunc(batch.Spans, func(x, y holdfast.Span) int { return y.Partition - x.Partition })
+			batch.Spans[0] = holdfast.Span{}
+			return nil
+		})
+		route := pipeline.Route(func(n int) string { return []string{"a", "b"}[n/4%2] }, map[string]pipeline.Sink[int]{"a": sink, "b": sink})
+		r := start(t, b, route, pipeline.Config{Logger: quiet()})
+		time.Sleep(time.Minute)
+		r.mustStop(t)
+		for p := range 4 {
+			if b.committed(p) != 4 {
+				t.Errorf("partition %d: committed %d", p, b.committed(p))
+			}
+		}
+	})
+}

@@ -47,7 +47,7 @@ func (p *Pipeline) Stats() Stats {
 	e := p.engine
 	s := Stats{
 		Name:       e.cfg.Name,
-		Partitions: e.claims.stats(e.now()),
+		Partitions: e.claims.stats(),
 		Stored:     e.counts.stored.Load(),
 		Skipped:    e.counts.skipped.Load(),
 		Redriven:   e.counts.redriven.Load(),
@@ -81,13 +81,13 @@ func (r *registry) remove(c *claim) {
 	delete(r.claims, c)
 }
 
-func (r *registry) stats(now int64) []PartitionStats {
+func (r *registry) stats() []PartitionStats {
 	r.mu.Lock()
 	claims := slices.Collect(maps.Keys(r.claims))
 	r.mu.Unlock()
 	stats := make([]PartitionStats, len(claims))
 	for i, c := range claims {
-		stats[i] = c.stats(now)
+		stats[i] = c.stats()
 	}
 	slices.SortFunc(stats, func(a, b PartitionStats) int {
 		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
@@ -95,10 +95,11 @@ func (r *registry) stats(now int64) []PartitionStats {
 	return stats
 }
 
-func (c *claim) stats(now int64) PartitionStats {
+func (c *claim) stats() PartitionStats {
 	end := c.source.End()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	now := c.engine.now() // Not before the lock: a message fetched meanwhile would be older than nothing.
 	s := PartitionStats{
 		Topic: c.topic, Partition: c.partition, Home: c.home,
 		Settled: c.next, Lag: -1, InFlight: c.tracker.inFlight(), OldestOffset: -1,
