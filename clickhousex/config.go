@@ -3,6 +3,7 @@ package clickhousex
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -25,7 +26,15 @@ type Config struct {
 
 // Validate reports every fault at once. Zero values are no faults.
 func (c Config) Validate() error {
-	return retryOr(c.Retry, RetryPolicy()).Validate()
+	return retryFault("Config", retryOr(c.Retry, RetryPolicy()))
+}
+
+// retryFault is what is wrong with the field Retry of a config.
+func retryFault(config string, p retry.Policy) error {
+	if err := p.Validate(); err != nil {
+		return fmt.Errorf("clickhousex: %s.Retry: %w", config, err)
+	}
+	return nil
 }
 
 // BreakerConfig is the default breaker's configuration under a name of one's own: breaker.DefaultConfig, with outcomes

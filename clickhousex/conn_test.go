@@ -17,6 +17,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/breaker"
 	"github.com/holdfast-io/holdfast/clickhousex"
+	"github.com/holdfast-io/holdfast/retry"
 	"github.com/holdfast-io/holdfast/testkit"
 )
 
@@ -245,6 +246,26 @@ func TestOpenLeavesOptionsAlone(t *testing.T) {
 			t.Errorf("options were changed: %+v", opts)
 		}
 	})
+}
+
+// TestOpenRefusesNonsense: one error that names field and value, before anybody is called.
+func TestOpenRefusesNonsense(t *testing.T) {
+	for want, try := range map[string]struct {
+		opts clickhouse.Options
+		cfg  clickhousex.Config
+	}{
+		"clickhouse.Options.DialTimeout must be positive, or 0 for the default, got -1ns": {opts: clickhouse.Options{DialTimeout: -1}},
+		"clickhouse.Options.ReadTimeout must be positive, or 0 for the default, got -2ns": {opts: clickhouse.Options{ReadTimeout: -2}},
+		"clickhousex: Config.Retry: retry: Policy.Attempts":                               {cfg: clickhousex.Config{Retry: retry.Policy{Attempts: -2}}},
+	} {
+		if _, err := clickhousex.Open(&try.opts, try.cfg); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v lacks %q", err, want)
+		}
+	}
+	err := clickhousex.InserterConfig{Retry: retry.Policy{Attempts: -2}}.Validate()
+	if want := "clickhousex: InserterConfig.Retry: retry: Policy.Attempts"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v lacks %q", err, want)
+	}
 }
 
 // TestOpenUnreachable: within ten seconds an error names every address and what came of it, and no password.

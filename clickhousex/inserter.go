@@ -63,7 +63,7 @@ func newTable(ch *Conn, name string, fields []field, fieldsErr error, cfg Insert
 		return nil, err
 	}
 	cfg = cfg.withDefaults(ch)
-	if err := cfg.Retry.Validate(); err != nil { // Joined with the Conn's policy it may be another one.
+	if err := retryFault("InserterConfig", cfg.Retry); err != nil { // Joined with the Conn's policy it may be another one.
 		return nil, err
 	}
 	columns := make([]string, len(fields))

@@ -132,7 +132,7 @@ func (c InserterConfig) Validate() error {
 	if wait, found := c.Settings[settingAsyncWait]; found {
 		errs = append(errs, fmt.Errorf("clickhousex: InserterConfig.Settings must not have %s: it is always 1, got %v", settingAsyncWait, wait))
 	}
-	return errors.Join(append(errs, c.Retry.Validate())...)
+	return errors.Join(append(errs, retryFault("InserterConfig", c.Retry))...)
 }
 
 const (

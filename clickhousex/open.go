@@ -42,6 +42,14 @@ func Open(opts *clickhouse.Options, cfg Config) (*Conn, error) {
 	if opts != nil {
 		o = *opts
 	}
+	for _, d := range []struct {
+		name string
+		set  time.Duration
+	}{{"DialTimeout", o.DialTimeout}, {"ReadTimeout", o.ReadTimeout}, {"ConnMaxLifetime", o.ConnMaxLifetime}} {
+		if d.set < 0 {
+			return nil, fmt.Errorf("clickhousex: open: clickhouse.Options.%s must be positive, or 0 for the default, got %v", d.name, d.set)
+		}
+	}
 	o.DialTimeout = cmp.Or(o.DialTimeout, defaultDialTimeout)
 	o.ReadTimeout = cmp.Or(o.ReadTimeout, defaultReadTimeout)
 	o.ConnMaxLifetime = cmp.Or(o.ConnMaxLifetime, defaultConnMaxLifetime)

@@ -36,11 +36,13 @@ func (f Filter) Validate() error {
 	}
 	i := slices.Index(f.Reasons, "")
 	refuse(i >= 0, "Reasons[%d] must be a reason, got \"\"", i)
-	i = slices.IndexFunc(f.Partitions, func(p int) bool { return p < 0 })
-	refuse(i >= 0, "Partitions[%d] must not be negative", i)
+	for i, p := range f.Partitions {
+		refuse(p < 0, "Partitions[%d] must not be negative, got %d", i, p)
+	}
 	refuse(f.From < 0, "From must not be negative, got %d", f.From)
 	refuse(f.To < 0 || f.To > 0 && f.To <= f.From, "To must be above From (%d), or 0 for no end, got %d", f.From, f.To)
-	refuse(!f.Before.IsZero() && !f.After.Before(f.Before), "Before must be later than After (%v), or zero, got %v", f.After, f.Before)
+	refuse(!f.Before.IsZero() && !f.After.Before(f.Before), "Before must be later than After (%s), or zero, got %s",
+		f.After.Format(time.RFC3339), f.Before.Format(time.RFC3339))
 	return errors.Join(errs...)
 }
 

@@ -75,12 +75,18 @@ type RedriveConfig struct {
 
 // Validate names every field that cannot be.
 func (c RedriveConfig) Validate() error {
-	errs := []error{c.Letters.Validate()}
+	errs := []error{c.Letters.Validate(), c.Letters.apart(c.Topic)}
 	if c.Topic == "" {
 		errs = append(errs, errors.New("dlq: RedriveConfig.Topic must name a topic, got \"\""))
 	}
 	if c.To != "" && c.To == c.Topic {
 		errs = append(errs, fmt.Errorf("dlq: RedriveConfig.To must not be the dead-letter topic itself, got %q", c.To))
+	}
+	if l := c.Letters.Ledger; l != nil && c.To == l.topic {
+		errs = append(errs, fmt.Errorf("dlq: RedriveConfig.To must not be the ledger's topic, got %q", c.To))
+	}
+	if p := c.Letters.Parking; p != nil && c.To == p.cfg.Topic || p == nil && c.Topic != "" && c.To == ParkedTopic(c.Topic) {
+		errs = append(errs, fmt.Errorf("dlq: RedriveConfig.To must not be the topic in which letters are parked, got %q", c.To))
 	}
 	if i := slices.Index(c.Strip, ""); i >= 0 {
 		errs = append(errs, fmt.Errorf("dlq: RedriveConfig.Strip[%d] must name a header, got \"\"", i))

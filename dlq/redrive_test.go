@@ -1003,7 +1003,8 @@ func TestRedriveRefusesNonsense(t *testing.T) {
 		Letters: dlq.SourceConfig{MessagesPerSecond: -1, BytesPerSecond: -1, Filter: dlq.Filter{From: -1, To: -1, Reasons: []dlq.Reason{""}, Partitions: []int{-1}}},
 	})
 	for _, field := range []string{
-		"RedriveConfig.Topic", "MaxFailures", "Strip[0]", "MessagesPerSecond", "BytesPerSecond", "Filter.From", "Filter.To", "Reasons[0]", "Partitions[0]",
+		"RedriveConfig.Topic", "MaxFailures", "Strip[0]", "MessagesPerSecond", "BytesPerSecond", "Filter.From", "Filter.To", "Reasons[0]",
+		"Partitions[0] must not be negative, got -1",
 	} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("%v does not speak of %s", err, field)
@@ -1015,6 +1016,11 @@ func TestRedriveRefusesNonsense(t *testing.T) {
 	if _, err := dlq.NewRedrive(nil, nil, nil, dlq.RedriveConfig{Topic: "t"}); err == nil || !strings.Contains(err.Error(), "NewRedrive") {
 		t.Errorf("got %v", err)
 	}
+	soon := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	err = dlq.Filter{After: soon, Before: soon}.Validate()
+	if want := "Before must be later than After (2026-03-04T05:06:07Z), or zero, got 2026-03-04T05:06:07Z"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v", err)
+	}
 	if _, err := dlq.NewParking(nil, dlq.ParkingConfig{MaxRedrives: -2}); err == nil || !strings.Contains(err.Error(), "ParkingConfig.Topic") || !strings.Contains(err.Error(), "MaxRedrives") {
 		t.Errorf("got %v", err)
 	}
@@ -1022,3 +1028,68 @@ func TestRedriveRefusesNonsense(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Parked or recorded among the letters themselves, a letter would be read again for ever, or taken for taken home.
+func TestTopicsMustDiffer(t *testing.T) {
+	c := &clerk{} // Nobody asks it.
+	parking, err := dlq.NewParking(c, dlq.ParkingConfig{Topic: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ledger, err := dlq.NewLedger(c, c.admin, dlq.LedgerConfig{Topic: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		cfg  dlq.RedriveConfig
+		want string
+	}{
+		"parks among the letters":   {dlq.RedriveConfig{Topic: "a", Letters: dlq.SourceConfig{Parking: parking}}, "SourceConfig.Parking"},
+		"records among the letters": {dlq.RedriveConfig{Topic: "a", Letters: dlq.SourceConfig{Ledger: ledger}}, "SourceConfig.Ledger"},
+		"records among the parked":  {dlq.RedriveConfig{Topic: "b", Letters: dlq.SourceConfig{Parking: parking, Ledger: ledger}}, "SourceConfig.Parking"},
+		"writes among the parked":   {dlq.RedriveConfig{Topic: "b", To: "a", Letters: dlq.SourceConfig{Parking: parking}}, "RedriveConfig.To"},
+		"writes to the default":     {dlq.RedriveConfig{Topic: "b", To: "b.parked"}, "RedriveConfig.To"},
+		"writes among the records":  {dlq.RedriveConfig{Topic: "b", To: "a", Letters: dlq.SourceConfig{Ledger: ledger}}, "RedriveConfig.To"},
+	} {
+		if err := test.cfg.Validate(); err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "got ") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	for _, cfg := range []dlq.SourceConfig{{Parking: parking}, {Ledger: ledger}} {
+		if _, err := dlq.NewSource(topics{"b", "a"}, cfg); err == nil || !strings.Contains(err.Error(), `"a"`) {
+			t.Errorf("a source: got %v", err)
+		}
+		if _, err := dlq.NewSource(topics{"b"}, cfg); err != nil {
+			t.Errorf("a source of another topic: %v", err)
+		}
+	}
+}
+
+// A func that is missing is an error, and not a panic once there is something for it.
+func TestMissingFuncs(t *testing.T) {
+	c := &clerk{}
+	r, err := dlq.NewRedrive(c.consumer, c, c.admin, dlq.RedriveConfig{Topic: "orders.dlq"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := dlq.NewSource(topics{"orders.dlq"}, dlq.SourceConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, err := range map[string]error{
+		"Spool.Drain needs":    new(dlq.Spool).Drain(t.Context(), nil),
+		"Redrive.Browse needs": r.Browse(t.Context(), nil, nil),
+		"Source.Consume needs": source.Consume(t.Context(), nil),
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want one with %q", err, want)
+		}
+	}
+}
+
+// topics are claims that tell which topics they are of.
+type topics []string
+
+func (t topics) Topics() []string { return t }
+
+func (topics) Consume(context.Context, func(context.Context, holdfast.Claim) error) error { return nil }

@@ -45,7 +45,22 @@ func (c SourceConfig) Validate() error {
 	if c.BytesPerSecond < 0 {
 		errs = append(errs, fmt.Errorf("dlq: SourceConfig.BytesPerSecond must be positive, or 0 for no bound, got %d", c.BytesPerSecond))
 	}
+	if c.Parking != nil && c.Ledger != nil && c.Parking.cfg.Topic == c.Ledger.topic {
+		errs = append(errs, fmt.Errorf("dlq: SourceConfig.Parking must use another topic than Ledger, got %q for both", c.Ledger.topic))
+	}
 	return errors.Join(errs...)
+}
+
+// apart refuses that letters are parked or recorded among those that are read: they would be read again, for ever, or
+// taken for taken home and deleted.
+func (c SourceConfig) apart(topic string) error {
+	if c.Parking != nil && c.Parking.cfg.Topic == topic {
+		return fmt.Errorf("dlq: SourceConfig.Parking must use another topic than the letters', got %q", topic)
+	}
+	if c.Ledger != nil && c.Ledger.topic == topic {
+		return fmt.Errorf("dlq: SourceConfig.Ledger must use another topic than the letters', got %q", topic)
+	}
+	return nil
 }
 
 func (c SourceConfig) sorter() *sorter {
@@ -73,6 +88,13 @@ func NewSource(c Claims, cfg SourceConfig) (*Source, error) {
 	if c == nil {
 		return nil, errors.New("dlq: NewSource needs Claims, got nil")
 	}
+	if named, ok := c.(interface{ Topics() []string }); ok {
+		for _, topic := range named.Topics() {
+			if err := cfg.apart(topic); err != nil {
+				return nil, err
+			}
+		}
+	}
 	sorter := cfg.sorter()
 	sorter.headers = append(sorter.headers, HeaderOrigTimestamp, HeaderFirstFailedAt) // Which holdfast.Message has.
 	return &Source{
@@ -88,6 +110,9 @@ func NewSource(c Claims, cfg SourceConfig) (*Source, error) {
 // Fetch fails when its letters cannot be parked because the configuration forbids it; a later one tries again. When the
 // ledger cannot be written for such a reason, handle's context ends, and Consume fails.
 func (s *Source) Consume(ctx context.Context, handle func(context.Context, holdfast.Claim) error) error {
+	if handle == nil {
+		return errors.New("dlq: Source.Consume needs a handle func, got nil")
+	}
 	return s.claims.Consume(ctx, func(ctx context.Context, c holdfast.Claim) error {
 		letters := &letterClaim{Claim: c, sorter: s.sorter, pace: s.pace, tally: s.tally, end: -1, home: new(arrivals).home}
 		return serveLetters(ctx, letters, func(ctx context.Context, c *letterClaim) error { return handle(ctx, c) })

@@ -32,6 +32,9 @@ const (
 // sent again when the process ends between sending and removing it. Calls at the same time take turns. The messages are
 // copies: send may keep them.
 func (s *Spool) Drain(ctx context.Context, send func(context.Context, []holdfast.Message) error) error {
+	if send == nil {
+		return errors.New("dlq: Spool.Drain needs a func to send with, got nil")
+	}
 	select {
 	case s.drains <- struct{}{}:
 		defer func() { <-s.drains }()

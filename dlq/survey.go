@@ -2,6 +2,7 @@ package dlq
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -21,6 +22,9 @@ type Entry struct {
 // holdfast.ErrSkip, the rest of that partition is left out; another error ends Browse, which returns it. It changes
 // nothing. Letters that a run has redriven and, killed, not recorded, are shown as open.
 func (r *Redrive) Browse(ctx context.Context, from map[int]int64, show func(Entry) error) error {
+	if show == nil {
+		return errors.New("dlq: Redrive.Browse needs a func to show entries to, got nil")
+	}
 	letters := &r.cfg.Letters
 	if err := letters.Ledger.load(ctx); err != nil {
 		return err
@@ -93,7 +97,7 @@ type Survey struct {
 	Newest  time.Time
 }
 
-// NewSurvey has counted nothing.
+// NewSurvey has counted nothing. The zero Survey cannot count.
 func NewSurvey() Survey {
 	return Survey{
 		States: make(map[State]int), Reasons: make(map[Reason]int), Classes: make(map[string]int),

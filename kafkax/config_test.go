@@ -68,6 +68,7 @@ func TestConfigFaults(t *testing.T) {
 			producer(good, kafkax.ProducerConfig{Timeout: -1, BatchBytes: -1, MaxRequests: -1, Compression: 99, Retry: retry.Policy{Attempts: -5}}),
 			[]string{"Timeout", "BatchBytes", "MaxRequests", "Compression", "Retry"},
 		},
+		"a timeout that no request can hold": {producer(good, kafkax.ProducerConfig{Timeout: 25 * 24 * time.Hour}), []string{"Timeout", "24 days", "600h"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if test.want == nil && test.err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -76,8 +77,8 @@ func (c ProducerConfig) Validate() error {
 	bad := func(field, want string, got any) {
 		errs = append(errs, fmt.Errorf("kafkax: ProducerConfig.%s must be %s, got %v", field, want, got))
 	}
-	if c.Timeout != 0 && c.Timeout < minProduceTimeout {
-		bad("Timeout", fmt.Sprintf("at least %v, or 0 for %v", minProduceTimeout, defaultProduceTimeout), c.Timeout)
+	if c.Timeout != 0 && (c.Timeout < minProduceTimeout || c.Timeout.Milliseconds() > math.MaxInt32) {
+		bad("Timeout", fmt.Sprintf("at least %v and below 24 days, or 0 for %v", minProduceTimeout, defaultProduceTimeout), c.Timeout)
 	}
 	if c.BatchBytes < 0 {
 		bad("BatchBytes", fmt.Sprintf("positive, or 0 for %d", defaultBatchBytes), c.BatchBytes)

@@ -45,6 +45,9 @@ func WrapWriter(w *kafka.Writer, cfg WriterConfig) (*Writer, error) {
 		return nil, errors.New("kafkax: WrapWriter needs a kafka.Writer, got nil")
 	}
 	var errs []error
+	if w.Addr == nil {
+		errs = append(errs, errors.New("kafkax: kafka.Writer.Addr must be where the brokers are, such as kafka.TCP(\"localhost:9092\"), got nil"))
+	}
 	if w.RequiredAcks == kafka.RequireNone {
 		errs = append(errs, errors.New("kafkax: kafka.Writer.RequiredAcks must be RequireAll or RequireOne, got RequireNone: "+
 			"the broker would acknowledge nothing, and what it refuses would be lost"))

@@ -23,6 +23,7 @@ func TestWrapWriterRefuses(t *testing.T) {
 	}{
 		"nil":       {want: []string{"got nil"}},
 		"a literal": {writer: &kafka.Writer{}, want: []string{"RequiredAcks", "RequireNone"}},
+		"nowhere":   {writer: &kafka.Writer{RequiredAcks: kafka.RequireAll}, want: []string{"Addr", "got nil"}},
 		"async":     {writer: &kafka.Writer{RequiredAcks: kafka.RequireAll, Async: true}, want: []string{"Async"}},
 		"all":       {writer: &kafka.Writer{Async: true}, cfg: kafkax.WriterConfig{Retry: retry.Policy{Attempts: -5}}, want: []string{"RequiredAcks", "Async", "Retry"}},
 	} {

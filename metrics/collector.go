@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -92,8 +93,9 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 func (c *collector) Collect(out chan<- prometheus.Metric) {
 	seen := make(map[string]bool)
 	show := func(s breaker.Stats) {
-		if !seen[s.Name] { // Of two circuits with one name, the first is shown: a scrape must not fail for it.
-			seen[s.Name] = true
+		name := readable(s.Name)
+		if !seen[name] { // Of two circuits with one name, the first is shown: a scrape must not fail for it.
+			seen[name] = true
 			c.circuit.collect(out, s)
 		}
 	}
@@ -162,9 +164,21 @@ func (d pipelineDescs) collect(out chan<- prometheus.Metric, p *pipeline.Pipelin
 }
 
 func gauge(d *prometheus.Desc, v float64, labels ...string) prometheus.Metric {
-	return prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	return metric(d, prometheus.GaugeValue, v, labels)
 }
 
 func counter(d *prometheus.Desc, v uint64, labels ...string) prometheus.Metric {
-	return prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	return metric(d, prometheus.CounterValue, float64(v), labels)
 }
+
+func metric(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels []string) prometheus.Metric {
+	values := make([]string, len(labels))
+	for i, l := range labels {
+		values[i] = readable(l)
+	}
+	return prometheus.MustNewConstMetric(d, kind, v, values...)
+}
+
+// readable makes valid UTF-8 of a label. client_golang panics at any other, in a goroutine of its own, which would end the
+// process; and a circuit of a Group may get its name long after Register.
+func readable(label string) string { return strings.ToValidUTF8(label, "\uFFFD") }

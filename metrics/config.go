@@ -21,7 +21,8 @@ const NoNamespace = "-"
 
 const defaultNamespace = "holdfast"
 
-// Config is what to show.
+// Config is what to show. The zero value shows nothing. What is put into its slices and maps after Register is not shown;
+// what joins a Group is. Bytes of a name that are no UTF-8 are shown as U+FFFD.
 type Config struct {
 	// Namespace is the first part of every name. Defaults to "holdfast"; NoNamespace for none.
 	Namespace string

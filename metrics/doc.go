@@ -31,6 +31,8 @@
 //	holdfast_consumer_partition_committed_offset{consumer,group,topic,partition}
 //	holdfast_consumer_partition_position_offset{consumer,group,topic,partition}
 //	holdfast_consumer_partition_prefetched_bytes{consumer,group,topic,partition}
+//	holdfast_consumer_partition_fetch_failing{consumer,group,topic,partition}          1 while nothing can be fetched, else 0
+//	holdfast_consumer_partition_fetches_failed_total{consumer,group,topic,partition}
 //	holdfast_consumer_partition_commits_total{consumer,group,topic,partition}
 //	holdfast_consumer_partition_commits_fenced_total{consumer,group,topic,partition}
 //	holdfast_consumer_partition_late_completions_total{consumer,group,topic,partition}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -131,6 +133,73 @@ func TestNamesPassPromlint(t *testing.T) {
 	}
 	if n, err := testutil.GatherAndCount(reg, "holdfast_pipeline_stored_total", "holdfast_pipeline_troubles"); n != 2 || err != nil {
 		t.Errorf("%d metrics of the pipeline, %v", n, err)
+	}
+}
+
+// registerer keeps what a collector describes, as the documentation writes it.
+type registerer map[string]bool
+
+var described = regexp.MustCompile(`fqName: "(\w+)".*variableLabels: (\{[^}]*\})`)
+
+func (r registerer) Register(c prometheus.Collector) error {
+	descs := make(chan *prometheus.Desc, 100)
+	c.Describe(descs)
+	close(descs)
+	for d := range descs {
+		r[strings.Join(described.FindStringSubmatch(d.String())[1:], "")] = true
+	}
+	return nil
+}
+
+func (r registerer) MustRegister(...prometheus.Collector) {}
+func (r registerer) Unregister(prometheus.Collector) bool { return false }
+
+func TestDocumentationListsEveryName(t *testing.T) {
+	text, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := make(map[string]bool)
+	for _, name := range regexp.MustCompile(`holdfast_\w+\{[\w,]+\}`).FindAllString(string(text), -1) {
+		listed[name] = true
+	}
+	shown := make(registerer)
+	if err := metrics.Register(shown, metrics.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	for name := range shown {
+		if !listed[name] {
+			t.Errorf("doc.go does not list %s", name)
+		}
+	}
+	for name := range listed {
+		if !shown[name] {
+			t.Errorf("doc.go lists %s, which nothing shows", name)
+		}
+	}
+}
+
+// A name that is no UTF-8 would end the process when it is scraped.
+func TestNamesThatAreNoText(t *testing.T) {
+	group := breaker.NewGroup()
+	reg := prometheus.NewPedanticRegistry()
+	if err := metrics.Register(reg, metrics.Config{
+		Circuits: []*breaker.Breaker{circuit(t, "a\xff")},
+		Groups:   []*breaker.Group{group},
+		Retries:  map[string]*retry.Counter{"\xfe": {}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := group.GetOrCreate(breaker.Config{Name: "a\xfe"}); err != nil { // Looks like the first, and is not shown.
+		t.Fatal(err)
+	}
+	want := `
+# HELP holdfast_circuit_breaker_state State of the circuit: 0 closed, 1 open, 2 half-open.
+# TYPE holdfast_circuit_breaker_state gauge
+holdfast_circuit_breaker_state{name="a�"} 0
+`
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "holdfast_circuit_breaker_state"); err != nil {
+		t.Error(err)
 	}
 }
 

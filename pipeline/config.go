@@ -20,6 +20,7 @@ const (
 	defaultBatchWriters        = 2
 	defaultMaxInFlight         = 100_000
 	defaultLanes               = 16
+	maxLanes                   = 10_000 // Each is a goroutine for each partition, and with ByKey a buffer.
 	defaultDrainTimeout        = 20 * time.Second
 	defaultStallAfter          = time.Minute
 )
@@ -50,7 +51,7 @@ type Config struct {
 	Stacks bool
 
 	// Order is which messages of a partition keep their order; the zero value is ByPartition. With another, Lanes says how
-	// many messages of a partition go through the stages at a time; it defaults to 16.
+	// many messages of a partition go through the stages at a time; it defaults to 16, and is at most 10,000.
 	Order Order
 	Lanes int
 
@@ -107,7 +108,7 @@ func (c Config) Validate() error {
 	refuse(c.Batch.Delay < -1, "Batch.Delay", duration, c.Batch.Delay)
 	refuse(c.Batch.Writers < 0, "Batch.Writers", "positive or 0 for the default", c.Batch.Writers)
 	refuse(c.Order < ByPartition || c.Order > Unordered, "Order", "ByPartition, ByKey or Unordered", int(c.Order))
-	refuse(c.Lanes < 0, "Lanes", "positive or 0 for the default", c.Lanes)
+	refuse(c.Lanes < 0 || c.Lanes > maxLanes, "Lanes", fmt.Sprintf("from 1 to %d, or 0 for the default", maxLanes), c.Lanes)
 	refuse(c.MaxInFlight < 0, "MaxInFlight", "positive or 0 for the default", c.MaxInFlight)
 	refuse(c.DrainTimeout < 0, "DrainTimeout", "positive or 0 for the default", c.DrainTimeout)
 	refuse(c.StallAfter < -1, "StallAfter", duration, c.StallAfter)

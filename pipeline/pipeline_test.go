@@ -670,7 +670,11 @@ func TestRefusesNonsense(t *testing.T) {
 		"stage": {func() error {
 			_, err := pipeline.New(b, pipeline.Then(number(), pipeline.Map[int, int]("", nil, pipeline.StageConfig{Timeout: -1})), s, pipeline.Config{})
 			return err
-		}, []string{"stage needs a name", "needs a function", "StageConfig.Timeout"}},
+		}, []string{"stage needs a name", "needs a function", `pipeline: stage "": StageConfig.Timeout`}},
+		"more lanes than memory": {func() error {
+			_, err := pipeline.New(b, number(), s, pipeline.Config{Order: pipeline.ByKey, Lanes: 1 << 30})
+			return err
+		}, []string{"Config.Lanes must be from 1 to 10000", "1073741824"}},
 		"zero stage": {func() error {
 			_, err := pipeline.New(b, pipeline.Stage[holdfast.Message, int]{}, s, pipeline.Config{})
 			return err

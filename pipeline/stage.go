@@ -44,14 +44,18 @@ type StageConfig struct {
 
 // Validate names every field that cannot be.
 func (c StageConfig) Validate() error {
-	var errs []error
+	return errors.Join(c.faults("pipeline: ")...)
+}
+
+// faults are told of as whose they are.
+func (c StageConfig) faults(whose string) (errs []error) {
 	if err := c.Retry.Validate(); err != nil {
-		errs = append(errs, fmt.Errorf("pipeline: StageConfig.Retry: %w", err))
+		errs = append(errs, fmt.Errorf("%sStageConfig.Retry: %w", whose, err))
 	}
 	if c.Timeout < 0 {
-		errs = append(errs, fmt.Errorf("pipeline: StageConfig.Timeout must not be negative, got %v", c.Timeout))
+		errs = append(errs, fmt.Errorf("%sStageConfig.Timeout must be positive, or 0 for no bound, got %v", whose, c.Timeout))
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // Map makes a stage of fn. The name appears in letters, metrics and health. Faults of the arguments are reported by New.
@@ -94,9 +98,7 @@ func newStage[A, B any](name string, fn func(context.Context, A) (values[B], err
 	if fn == nil {
 		s.faults = append(s.faults, fmt.Errorf("pipeline: stage %q needs a function, got nil", name))
 	}
-	if err := cfg.Validate(); err != nil {
-		s.faults = append(s.faults, fmt.Errorf("pipeline: stage %q: %w", name, err))
-	}
+	s.faults = append(s.faults, cfg.faults(fmt.Sprintf("pipeline: stage %q: ", name))...)
 	s.bind = func(e *engine) call[A, B] {
 		step := newStep(name, cfg)
 		return func(ctx context.Context, w *walk, in A) (values[B], error) {

@@ -44,12 +44,9 @@ delete at once what was saved long ago, unless --keep-time is given.`,
 		if skip < 0 {
 			return usage("--skip must not be negative, got %d", skip)
 		}
-		partitions, exists, err := s.exists(cmd.Context(), args[0])
+		partitions, err := s.existing(cmd.Context(), args[0])
 		if err != nil {
 			return err
-		}
-		if !exists {
-			return fmt.Errorf("topic %s does not exist", args[0])
 		}
 		i := importer{session: s, topic: args[0], partitions: partitions, skip: skip, keepTime: keepTime}
 		var in io.Reader

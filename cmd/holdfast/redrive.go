@@ -81,13 +81,18 @@ func (t *tool) runRedrive(ctx context.Context, s *session, topic string, f *redr
 	if f.parked == "" {
 		f.parked = dlq.ParkedTopic(topic)
 	}
-	partitions, _, err := s.exists(ctx, topic)
+	partitions, err := s.existing(ctx, topic)
 	if err != nil {
 		return err
 	}
 	r, err := f.redrive(ctx, s, topic)
 	if err != nil {
 		return err
+	}
+	if f.to != "" { // Before anything is counted, asked or made.
+		if _, err := s.existing(ctx, f.to); err != nil {
+			return err
+		}
 	}
 	committed, err := s.admin.Committed(ctx, r.Group(), topic)
 	if err != nil {

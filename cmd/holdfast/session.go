@@ -94,13 +94,19 @@ func (s *session) ledger(ctx context.Context, topic string) (*dlq.Ledger, error)
 	return dlq.NewLedger(s.producer, s.admin, dlq.LedgerConfig{Topic: topic})
 }
 
+// existing tells how many partitions a topic has, which must be there.
+func (s *session) existing(ctx context.Context, topic string) (partitions int, err error) {
+	partitions, exists, err := s.exists(ctx, topic)
+	if err == nil && !exists {
+		err = fmt.Errorf("topic %s does not exist", topic)
+	}
+	return partitions, err
+}
+
 // deadLetters makes the Redrive through which all commands see a dead-letter topic. A ledger that is not there, and not
 // made, knows nothing.
 func (s *session) deadLetters(ctx context.Context, cfg dlq.RedriveConfig, ledger string) (*dlq.Redrive, error) {
-	_, exists, err := s.exists(ctx, cfg.Topic)
-	if err == nil && !exists {
-		err = fmt.Errorf("topic %s does not exist", cfg.Topic)
-	}
+	_, err := s.existing(ctx, cfg.Topic)
 	if err == nil && ledger != "" {
 		cfg.Letters.Ledger, err = s.ledger(ctx, ledger)
 	}

@@ -157,6 +157,9 @@ func (s *settings) tls() (*tls.Config, error) {
 		}
 	}
 	if cert, key := s.get("tls-cert"), s.get("tls-key"); cert != "" || key != "" {
+		if cert == "" || key == "" {
+			return nil, usage("tls-cert and tls-key must be given together")
+		}
 		pair, err := tls.LoadX509KeyPair(cert, key)
 		if err != nil {
 			return nil, usage("tls-cert and tls-key: %w", err)
@@ -173,6 +176,9 @@ func (s *settings) sasl() (sasl.Mechanism, error) {
 	var err error
 	switch how {
 	case "":
+		if user != "" {
+			return nil, usage("sasl-user is of no use without sasl")
+		}
 		return nil, nil
 	case "plain":
 		mechanism = plain.Mechanism{Username: user, Password: password}
