@@ -4,7 +4,7 @@
 //
 //	broker := testkit.Kafka(t, testkit.KafkaConfig{Topics: map[string]int{"orders": 3}})
 //	defer broker.Inject(testkit.Fault{API: testkit.APIProduce, LoseAck: true})()
-//	writer := &kafka.Writer{Addr: kafka.TCP(broker.Addrs()...), Topic: "orders"}
+//	writer := &kafka.Writer{Addr: kafka.TCP(broker.Addrs()...), Topic: "orders", RequiredAcks: kafka.RequireAll}
 //
 // Servers listen on loopback sockets, or on a [Network] inside the process: then a whole test, servers included, runs in
 // a testing/synctest bubble, where an hour of outage takes a millisecond.
