@@ -58,8 +58,9 @@ func (c Cluster) Validate() error {
 	if len(c.ClientID) > math.MaxInt16 {
 		errs = append(errs, fmt.Errorf("kafkax: Cluster.ClientID must be at most %d bytes, got %d", math.MaxInt16, len(c.ClientID)))
 	}
-	if c.DialTimeout < 0 {
-		errs = append(errs, fmt.Errorf("kafkax: Cluster.DialTimeout must be positive, or 0 for %v, got %v", defaultDialTimeout, c.DialTimeout))
+	if c.DialTimeout < 0 || c.DialTimeout.Milliseconds() > math.MaxInt32 { // It is added up.
+		errs = append(errs, fmt.Errorf("kafkax: Cluster.DialTimeout must be positive and below 24 days, or 0 for %v, got %v",
+			defaultDialTimeout, c.DialTimeout))
 	}
 	return errors.Join(errs...)
 }

@@ -1,6 +1,7 @@
 package kafkax_test
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,7 @@ func TestConfigFaults(t *testing.T) {
 			[]string{"Timeout", "BatchBytes", "MaxRequests", "Compression", "Retry"},
 		},
 		"a timeout that no request can hold": {producer(good, kafkax.ProducerConfig{Timeout: 25 * 24 * time.Hour}), []string{"Timeout", "24 days", "600h"}},
+		"a dial without end":                 {producer(kafkax.Cluster{Brokers: good.Brokers, DialTimeout: math.MaxInt64}, kafkax.ProducerConfig{}), []string{"DialTimeout", "24 days"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if test.want == nil && test.err != nil {

@@ -146,6 +146,11 @@ func TestProduceUncertain(t *testing.T) {
 			response.Topics = []kmsg.ProduceResponseTopic{{Topic: "a", Partitions: []kmsg.ProduceResponseTopicPartition{{Partition: 1}}}}
 			return response
 		},
+		"an answer with the partition twice": func(r kmsg.Request) kmsg.Response {
+			response := r.ResponseKind().(*kmsg.ProduceResponse)
+			response.Topics = []kmsg.ProduceResponseTopic{{Topic: "a", Partitions: []kmsg.ProduceResponseTopicPartition{{ErrorCode: 6}, {}}}}
+			return response
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -155,6 +160,61 @@ func TestProduceUncertain(t *testing.T) {
 				}
 				if took := time.Since(began); took > 5*time.Second {
 					t.Errorf("took %v", took)
+				}
+			})
+		})
+	}
+}
+
+// TestProduceHostileAnswer has a broker say what answers no request.
+func TestProduceHostileAnswer(t *testing.T) {
+	request := []byte{0, 0, 0, 8, 0, 0, 0, 1} // kind, version, correlation id
+	response := kmsg.NewPtrProduceResponse()
+	response.Topics = []kmsg.ProduceResponseTopic{{Topic: "a", Partitions: []kmsg.ProduceResponseTopicPartition{{}}}}
+	whole := frame(request, response)
+	request[7] = 9
+	other := frame(request, response)
+	short := slices.Clone(whole[:len(whole)-1])
+	short[3]--
+	for _, c := range []struct {
+		name   string
+		answer []byte
+		want   error
+	}{
+		{"an answer", whole, nil},
+		{"the same once more", slices.Concat(whole, whole), nil},
+		{"an answer to another request", other, wire.ErrUncertain},
+		{"an answer that ends early", short, wire.ErrUncertain},
+		{"an answer that is cut off", whole[:len(whole)-1], wire.ErrUncertain},
+		{"a size that none has", []byte{0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 1}, wire.ErrUncertain},
+		{"a size below 0", []byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1}, wire.ErrUncertain},
+		{"a count without what it counts", []byte{0, 0, 0, 8, 0, 0, 0, 1, 0x7f, 0xff, 0xff, 0xff}, wire.ErrUncertain},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := newServer(t, 8)
+				conn, err := wire.DialProduce(t.Context(), &server.dialer, "tcp", "broker:9092", 5*time.Second)
+				if err != nil {
+					t.Fatal(err)
+				}
+				served := make(chan error, 1)
+				go func() { served <- conn.Serve(func() {}) }()
+				answer := make(chan error, 1)
+				part := wire.ProducePart{Topic: "a", Records: []byte("x"), Answer: answer}
+				if err := conn.Send(time.Second, []wire.ProducePart{part}); err != nil {
+					t.Fatal(err)
+				}
+				<-server.requests
+				_, _ = server.conn.Write(c.answer) // As far as it is read.
+				_ = server.conn.Close()
+				if err := <-answer; !errors.Is(err, c.want) {
+					t.Errorf("got %v, want %v", err, c.want)
+				}
+				if err := <-served; err == nil {
+					t.Error("Serve ended without an error")
+				}
+				if err := conn.Send(time.Second, []wire.ProducePart{part}); err == nil || len(answer) > 0 {
+					t.Errorf("Send afterwards: %v, %d answers", err, len(answer))
 				}
 			})
 		})

@@ -16,7 +16,7 @@ import (
 // server is a broker at the other end of a pipe. It answers ApiVersions; everything else is up to the test.
 type server struct {
 	conn     net.Conn
-	version  int16       // the highest of Fetch that it speaks
+	version  int16       // the highest of Fetch and Produce that it speaks
 	requests chan []byte // without their sizes; closed when the connection ends
 	dialer   kafka.Dialer
 }
@@ -54,7 +54,9 @@ func (s *server) serve() {
 			continue
 		}
 		versions := kmsg.NewPtrApiVersionsResponse()
-		versions.ApiKeys = []kmsg.ApiVersionsResponseApiKey{{ApiKey: kmsg.Fetch.Int16(), MinVersion: 0, MaxVersion: s.version}}
+		versions.ApiKeys = []kmsg.ApiVersionsResponseApiKey{
+			{ApiKey: kmsg.Fetch.Int16(), MaxVersion: s.version}, {ApiKey: kmsg.Produce.Int16(), MaxVersion: s.version},
+		}
 		if err := s.answer(request, versions); err != nil {
 			return
 		}
