@@ -4,24 +4,39 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
-	"os"
-	"os/signal"
+	"log/slog"
 
 	"github.com/holdfast-io/holdfast"
 	"github.com/holdfast-io/holdfast/kafkax"
+	"github.com/holdfast-io/holdfast/testkit"
 )
 
+// A member of a group, and how it takes its leave: what it has committed is where the group goes on.
 func Example() {
-	cluster := kafkax.Cluster{Brokers: []string{"localhost:9092"}}
-	consumer, err := kafkax.NewConsumer(cluster, kafkax.ConsumerConfig{Group: "billing", Topics: []string{"orders"}})
+	kafka, err := testkit.StartKafka(testkit.KafkaConfig{Topics: map[string]int{"orders": 1}}) // Kafka in this process.
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer kafka.Close()
+	ctx, stop := context.WithCancel(context.Background()) // In a program: signal.NotifyContext.
 	defer stop()
+	for _, value := range []string{"one", "two"} {
+		if err := kafka.Produce(ctx, holdfast.Message{Topic: "orders", Value: []byte(value)}); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
 
-	// Runs once for each partition, at the same time.
+	cluster := kafkax.Cluster{Brokers: kafka.Addrs()}
+	consumer, err := kafkax.NewConsumer(cluster, kafkax.ConsumerConfig{
+		Group: "billing", Topics: []string{"orders"}, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	// The function runs once for each partition, at the same time.
 	err = consumer.Consume(ctx, func(ctx context.Context, claim holdfast.Claim) error {
 		for {
 			messages, err := claim.Fetch(ctx)
@@ -29,32 +44,50 @@ func Example() {
 				return err // holdfast.ErrRevoked: the partition is to be given back.
 			}
 			for _, m := range messages {
-				fmt.Println(m.Topic, m.Partition, m.Offset, len(m.Value))
+				fmt.Printf("%s/%d at %d: %s\n", m.Topic, m.Partition, m.Offset, m.Value)
 			}
-			claim.Commit(messages[len(messages)-1].Offset + 1)
+			next := messages[len(messages)-1].Offset + 1
+			claim.Commit(next)
+			if next == 2 {
+				stop()
+			}
 		}
 	})
-	if err != nil {
-		log.Fatal(err)
-	}
+	fmt.Println(err, "- committed:", kafka.Committed("billing", "orders")[0])
+	// Output:
+	// orders/0 at 0: one
+	// orders/0 at 1: two
+	// <nil> - committed: 2
 }
 
 func ExampleProducer() {
-	cluster := kafkax.Cluster{Brokers: []string{"localhost:9092"}}
-	producer, err := kafkax.NewProducer(cluster, kafkax.ProducerConfig{})
+	kafka, err := testkit.StartKafka(testkit.KafkaConfig{
+		Topics: map[string]int{"orders": 1}, Configs: map[string]string{"message.max.bytes": "1000"},
+	})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
+	}
+	defer kafka.Close()
+	producer, err := kafkax.NewProducer(kafkax.Cluster{Brokers: kafka.Addrs()}, kafkax.ProducerConfig{})
+	if err != nil {
+		fmt.Println(err)
+		return
 	}
 	ctx := context.Background()
-	defer producer.Close(ctx)
+	defer func() { _ = producer.Close(ctx) }()
 
 	err = producer.Produce(ctx,
 		holdfast.Message{Topic: "orders", Key: []byte("customer-7"), Value: []byte(`{"id": 1}`)},
-		holdfast.Message{Topic: "orders", Key: []byte("customer-9"), Value: []byte(`{"id": 2}`)},
+		holdfast.Message{Topic: "orders", Key: []byte("customer-9"), Value: make([]byte, 2000)},
 	)
-	if failed, ok := errors.AsType[*kafkax.ProduceError](err); ok {
+	if failed, ok := errors.AsType[*kafkax.ProduceError](err); ok { // All others are written.
 		for _, f := range failed.Failures {
-			fmt.Println(f.Topic, f.Indexes, f.Ambiguous, f.Err)
+			fmt.Printf("%s %v: permanent %v, ambiguous %v\n", f.Topic, f.Indexes, f.Permanent, f.Ambiguous)
 		}
 	}
+	fmt.Println("written:", kafka.Ends("orders")[0])
+	// Output:
+	// orders [1]: permanent true, ambiguous false
+	// written: 1
 }
