@@ -29,10 +29,10 @@ type Message struct {
 
 // Letter is what a message that has come back from a dead-letter queue knows of its stay there.
 type Letter struct {
-	ID            string // The same for every letter of one message and one group.
-	Reason        string
-	Redrives      int // How often the message had come home before and was dead-lettered again.
-	FirstFailedAt time.Time
+	ID            string    // The same for every letter of one message and one group.
+	Reason        string    // In a word, as dlq.Reason has them.
+	Redrives      int       // How often the message had come home before and was dead-lettered again.
+	FirstFailedAt time.Time // Before the first of its letters.
 
 	Topic     string // The dead-letter topic.
 	Partition int

@@ -9,8 +9,8 @@ type RowError struct {
 	Column string // Empty when the server did not say.
 	Type   string // The column's type in the table.
 	Kind   string // The Go type of the value.
-	Reason string
-	Err    error // What the driver or the server said; it may repeat values. Nil for the Inserter's own checks.
+	Reason string // What is wrong, without the value.
+	Err    error  // What the driver or the server said; it may repeat values. Nil for the Inserter's own checks.
 }
 
 // Error names row, column and reason.

@@ -58,9 +58,9 @@ type Letter struct {
 	Attempts int // How often it was tried; rejections by an open circuit are no attempts.
 	Redrives int // How often it had come home before and failed again.
 
-	FirstFailedAt time.Time
-	LastFailedAt  time.Time
-	DeadAt        time.Time
+	FirstFailedAt time.Time // Ever: it stays, however often the message comes home.
+	LastFailedAt  time.Time // Before this letter.
+	DeadAt        time.Time // When the message was given up.
 
 	// Who wrote it, if that is known. A Topic fills in what is empty.
 	Host       string

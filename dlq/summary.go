@@ -22,7 +22,7 @@ type Summary struct {
 
 // RedriveStats is what became of letters in all runs of a Redrive. The numbers only grow.
 type RedriveStats struct {
-	Running                                     bool
+	Running                                     bool   // A Run is on.
 	Redriven, Parked, Failed, Returned, Skipped uint64 // As in Summary.
 }
 

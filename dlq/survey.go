@@ -84,7 +84,7 @@ func (r *Redrive) survey(ctx context.Context, from map[int]int64) (Survey, error
 // Survey is what lies in a dead-letter topic, counted. Letters that the filter does not want, and records that are no
 // letters, are in Records and States only.
 type Survey struct {
-	Records int
+	Records int   // All that were read.
 	Bytes   int64 // Of keys, values and headers of the open letters.
 	States  map[State]int
 

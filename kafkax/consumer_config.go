@@ -64,9 +64,14 @@ const (
 // ConsumerConfig says what to read and how. Group and Topics are required for Consume, the zero value of everything else
 // is a good default.
 type ConsumerConfig struct {
-	Group  string
+	// Group is the consumer group to be a member of.
+	Group string
+
+	// Topics are what to read, each named once. One that does not exist yet is waited for.
 	Topics []string
-	Start  Start
+
+	// Start is where to begin in a partition for which the group has committed nothing: StartEarliest by default.
+	Start Start
 
 	// StartTime goes with StartAtTime, and only with it.
 	StartTime time.Time

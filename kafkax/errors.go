@@ -38,8 +38,8 @@ var (
 // UnreachableError says that no broker could be asked for the cluster's layout when Consume began.
 type UnreachableError struct {
 	Brokers []string
-	Waited  time.Duration
-	Err     error // What the last attempt met.
+	Waited  time.Duration // For how long they were tried.
+	Err     error         // What the last attempt met.
 }
 
 // Error names the addresses, what was tried and what came of it.

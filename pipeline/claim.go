@@ -345,16 +345,18 @@ func signal(c chan<- struct{}) {
 type LeftError struct {
 	Topic     string
 	Partition int
-	Messages  int
+	Messages  int   // Fetched and not settled.
 	Offset    int64 // Where the next owner goes on.
-	Cause     error
+	Cause     error // With which the claim's context ended.
 }
 
+// Error names the partition, and what was left from where on.
 func (e *LeftError) Error() string {
 	return fmt.Sprintf("pipeline: %s/%d: %d messages were still in flight when the drain ended, from offset %d on they will be processed again: %v",
 		e.Topic, e.Partition, e.Messages, e.Offset, e.Cause)
 }
 
+// Unwrap gives Cause.
 func (e *LeftError) Unwrap() error { return e.Cause }
 
 // mark is a message in flight.

@@ -17,11 +17,14 @@ import (
 // DecodeError says that a message's bytes are not what they should be. It is the message's own fault, and the reason in
 // its letter is "decode".
 type DecodeError struct {
-	Format string
-	Err    error
+	Format string // Such as "JSON". It goes into the error's text.
+	Err    error  // What the decoder said.
 }
 
+// Error names the format and says what the decoder said.
 func (e *DecodeError) Error() string { return fmt.Sprintf("decode %s: %v", e.Format, e.Err) }
+
+// Unwrap gives the decoder's error.
 func (e *DecodeError) Unwrap() error { return e.Err }
 
 // Permanent is true: the bytes will not change.

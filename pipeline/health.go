@@ -26,8 +26,8 @@ func (h Health) Degraded() bool { return len(h.Troubles) > 0 }
 // Trouble is one reason why messages wait.
 type Trouble struct {
 	Place string    `json:"place"` // Such as "sink" or "orders/3 stage enrich".
-	Why   string    `json:"why"`
-	Since time.Time `json:"since"`
+	Why   string    `json:"why"`   // What for, and the error behind it.
+	Since time.Time `json:"since"` // When it began.
 }
 
 // Health tells how the pipeline is.

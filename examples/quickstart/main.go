@@ -126,6 +126,7 @@ func run(ctx context.Context, opts options) (result, error) {
 			Circuits:  []*breaker.Breaker{guard},
 			Retries:   map[string]*retry.Counter{"insert": &inserts, "price": &prices},
 			Pipelines: []*pipeline.Pipeline{p},
+			Consumers: map[string]metrics.Consumer{"orders": consumer},
 		})
 		if err != nil {
 			return result{}, err
