@@ -3,6 +3,7 @@ package pipeline_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -62,4 +63,51 @@ func TestSpanBehindAHeldBatchIsBounded(t *testing.T) {
 			t.Errorf("committed %d, %d stored, %d letters", b.committed(0), len(s.stored()), box.len())
 		}
 	})
+}
+
+// A burst leaves nothing behind: what its messages took is free again, though their partition stays claimed.
+func TestBurstsLeaveNoMemory(t *testing.T) {
+	type row [1 << 10]byte
+	synctest.Test(t, func(t *testing.T) {
+		const partitions, burst = 20, 2000
+		b := newBroker(t, "orders", partitions)
+		stage := pipeline.Map("row", func(context.Context, holdfast.Message) (row, error) { return row{}, nil }, pipeline.StageConfig{})
+		p, err := pipeline.New(b, stage, nothing[row]{}, pipeline.Config{Batch: pipeline.BatchConfig{Count: burst}, Logger: quiet()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx) }()
+		var before int64
+		for i := range partitions {
+			for range burst {
+				b.produce(i, "")
+			}
+			time.Sleep(10 * time.Second)
+			if i == 0 {
+				before = inUse()
+			}
+		}
+		if grown := inUse() - before; grown > 24<<20 { // A line takes more than 2 MiB, and the broker keeps what was produced.
+			t.Errorf("%d MiB more after %d bursts than after the first", grown>>20, partitions)
+		}
+		stop()
+		if err := <-done; err != nil || p.Stats().Stored != partitions*burst {
+			t.Errorf("Run returned %v, %d stored", err, p.Stats().Stored)
+		}
+	})
+}
+
+// nothing is a sink that keeps nothing.
+type nothing[T any] struct{}
+
+func (nothing[T]) Write(context.Context, holdfast.Batch[T]) error { return nil }
+
+// inUse is how many bytes of memory are.
+func inUse() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }

@@ -32,6 +32,7 @@ type outlet[T any] struct {
 	lanes   map[*lane[T]]struct{}
 	flying  map[*batch[T]]struct{}
 	writers int           // How many more batches may be taken.
+	spare   []piece[T]    // The largest line that was given up.
 	queued  load          // What lies in all lanes.
 	ready   load          // What lies in lanes of which a batch may be taken.
 	full    bool          // Somebody waits for room,
@@ -55,7 +56,8 @@ func (l load) leaves(one load, b BatchConfig, batches int) bool {
 
 // line is a lane's part of an outlet.
 type line[T any] struct {
-	queue []piece[T]
+	queue []piece[T] // Given up when it is empty, or every lane would keep what its largest batch took.
+	usual int        // How many it had when it was last emptied.
 	load  load
 	since time.Time // When the first of them came.
 
@@ -116,6 +118,7 @@ func (o *outlet[T]) add(l *lane[T], item holdfast.Item[T], m mark, size int) err
 		if o.fits(l, one) {
 			if len(l.line.queue) == 0 {
 				l.line.since = time.Now()
+				l.line.queue = o.begin(l.line.usual)
 			}
 			l.line.queue = append(l.line.queue, piece[T]{item, m, size})
 			l.line.load.add(one)
@@ -259,12 +262,25 @@ func (o *outlet[T]) drop(l *lane[T], n int) {
 	}
 	o.shed(l, gone)
 	if n == len(l.line.queue) {
-		clear(l.line.queue)
-		l.line.queue = l.line.queue[:0]
+		if cap(l.line.queue) > cap(o.spare) {
+			clear(l.line.queue)
+			o.spare = l.line.queue[:0]
+		}
+		l.line.queue, l.line.usual = nil, n
 		return
 	}
 	l.line.queue = slices.Clone(l.line.queue[n:])
 	l.line.since = time.Now()
+}
+
+// begin is an empty line for so many pieces: the one that was given up last if it suits, as it does a lane that is busy.
+func (o *outlet[T]) begin(pieces int) []piece[T] {
+	if n := cap(o.spare); n/2 < pieces && pieces <= n {
+		line := o.spare
+		o.spare = nil
+		return line
+	}
+	return make([]piece[T], 0, pieces)
 }
 
 // shed notes that a lane's line has become lighter.

@@ -4,11 +4,14 @@ package pipeline
 // how many are in flight. It is not safe for concurrent use.
 type tracker struct {
 	slots   []slot // A ring; its length is a power of two.
+	usual   int    // The length that it grows to at once.
 	head    int    // The number of the oldest message in flight.
 	tail    int    // The number of the next message to come.
 	settled int    // How many between head and tail are settled.
 	handed  int    // How many of the others are handed back.
 }
+
+const minSlots = 64
 
 // slot is one message.
 type slot struct {
@@ -53,6 +56,9 @@ func (t *tracker) settle(n int) (next int64, moved bool) {
 		t.head++
 		t.settled--
 	}
+	if t.head == t.tail && len(t.slots) > minSlots {
+		t.rest()
+	}
 	return next, moved
 }
 
@@ -83,8 +89,11 @@ func (t *tracker) oldest() (s slot, ok bool) {
 
 func (t *tracker) slot(n int) *slot { return &t.slots[n&(len(t.slots)-1)] }
 
+// rest gives a large ring up when nothing is in flight, or every claim would keep what its largest burst took.
+func (t *tracker) rest() { t.usual, t.slots = len(t.slots)/2, make([]slot, minSlots) }
+
 func (t *tracker) grow() {
-	grown := make([]slot, max(64, 2*len(t.slots)))
+	grown := make([]slot, max(minSlots, t.usual, 2*len(t.slots)))
 	for n := t.head; n < t.tail; n++ {
 		grown[n&(len(grown)-1)] = *t.slot(n)
 	}

@@ -112,6 +112,22 @@ func TestTrackerGrowsWithItsSpan(t *testing.T) {
 	}
 }
 
+// When nothing is in flight any more, nothing is kept of what a burst took, and the next one need not grow step by step.
+func TestTrackerForgetsABurst(t *testing.T) {
+	var tr tracker
+	for range 2 {
+		for range 10_000 {
+			tr.add(0, 0)
+		}
+		for n := tr.head; n < tr.tail; n++ {
+			tr.settle(n)
+		}
+		if len(tr.slots) != 64 || tr.usual != 8192 || tr.span() != 0 {
+			t.Errorf("%d slots for a span of %d, and %d for the next burst; want 64, 0, and 8192", len(tr.slots), tr.span(), tr.usual)
+		}
+	}
+}
+
 // What a message costs does not grow with how many are in flight: a hundred thousand times as many may take several times as
 // long, for caches and a busy machine, but not by orders of magnitude.
 func TestTrackerCostDoesNotGrow(t *testing.T) {
