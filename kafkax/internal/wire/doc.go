@@ -9,7 +9,8 @@
 // A Conn sends Fetch requests, one ahead if its user likes, and checks the CRC-32C of every batch in an answer. A Reader
 // decodes the answer into []holdfast.Message, a few at a time and not before they are wanted: until then they take what
 // they take on the wire. The answer passes through memory that is used again (Buffers); keys and values are copied out of
-// it into arenas of 32 KiB, which belong to the messages from then on. So whoever keeps a message keeps no more than that.
+// it into arenas of 32 KiB, which belong to the messages from then on. So whoever keeps a message keeps no more than that,
+// or than its fetch if it has headers.
 //
 // Control batches, gaps and empty batches left by compaction are stepped over, records of aborted transactions are dropped
 // for ReadCommitted, and Answer.NextOffset is where to go on. Whatever a broker sends, neither panics nor takes more memory

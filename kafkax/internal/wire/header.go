@@ -26,7 +26,7 @@ type headers struct {
 	before []string // By position.
 }
 
-// reset lets go of the last answer.
+// reset lets go of the slab, and so of what is in its headers' values.
 func (h *headers) reset() { h.slab = nil }
 
 // decodeHeaders reads a record's headers from b, which ends with them. The next records, of which there are left with

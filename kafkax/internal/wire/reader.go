@@ -56,7 +56,7 @@ func (r *Reader) Begin(a Answer) {
 func (r *Reader) More() bool { return r.answer.buffer != nil }
 
 // Next returns the answer's next messages and the offset that follows them, and what else the log has there. Only the
-// last ones may be none. The messages share memory with no more than their neighbours.
+// last ones may be none. The messages share memory with their neighbours, and with an arena's worth of those before them.
 //
 // An error is a *BatchError and lasts: the batch's checksum is right, so fetching it again helps nothing.
 func (r *Reader) Next() (messages []holdfast.Message, next int64, err error) {
@@ -64,6 +64,7 @@ func (r *Reader) Next() (messages []holdfast.Message, next int64, err error) {
 		return nil, r.next, r.failed
 	}
 	r.room = max(r.answer.request.MaxBytes, 1)
+	r.headers.reset()
 	for r.failed == nil && r.room > 0 && (messages == nil || len(messages) < cap(messages)) {
 		if r.left == 0 {
 			if len(r.batches) == 0 {

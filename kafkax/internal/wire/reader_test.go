@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/compress"
@@ -507,6 +508,39 @@ func TestArena(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Whoever keeps a message keeps others of its fetch, and none of an earlier one.
+func TestFetchesShareNothing(t *testing.T) {
+	h := plainBatch(0, 0, 0, 1, 2)
+	h.attributes = int16(compress.Gzip)
+	for i := range h.records {
+		h.records[i].value = make([]byte, 2*arenaSize)
+		h.records[i].headers = []holdfast.Header{{Key: "k", Value: []byte("v")}}
+	}
+	batch := h.encode(t)
+	a := Answer{request: Request{MaxBytes: arenaSize}, buffer: batch}
+	if err := a.check(batch); err != nil {
+		t.Fatal(err)
+	}
+	r := NewReader(Config{}, 200)
+	r.Begin(a)
+	first, _, err := r.Next()
+	if err != nil || len(first) != 1 {
+		t.Fatalf("%d messages, %v", len(first), err)
+	}
+	gone := weak.Make(&first[0].Value[0])
+	first = nil
+	second, _, err := r.Next()
+	if err != nil || len(second) != 1 {
+		t.Fatalf("%d messages, %v", len(second), err)
+	}
+	runtime.GC()
+	if gone.Value() != nil {
+		t.Error("the first fetch's message is still in memory")
+	}
+	runtime.KeepAlive(r)
+	runtime.KeepAlive(second)
 }
 
 func TestAllocations(t *testing.T) {
