@@ -254,6 +254,7 @@ func TestWrongUse(t *testing.T) {
 		{[]string{"dlq", "purge", "gone"}, exitFailed, "topic gone does not exist"},
 		{[]string{"dlq", "--help"}, exitDone, "redrive"},
 		{[]string{"--help"}, exitDone, "Exit codes:"},
+		{[]string{"--version"}, exitDone, "holdfast version"},
 		{[]string{"completion", "bash"}, exitDone, "holdfast"},
 		{[]string{"__complete", "dlq", "stats", ""}, exitDone, ":4 Completion"}, // No file is a topic.
 		{[]string{"__complete", "dlq", "redrive", "orders.dlq", "--reason", ""}, exitDone, "retries_exhausted"},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 )
@@ -21,6 +22,7 @@ func (t *tool) root() *cobra.Command {
 		Use:           "holdfast",
 		Short:         "Looks after what could not be processed",
 		Long:          "Looks after what could not be processed.\n\n" + settingsHelp + "\n\n" + exitHelp,
+		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -40,6 +42,15 @@ func (t *tool) root() *cobra.Command {
 	}
 	root.AddCommand(dlq)
 	return root
+}
+
+// version is the module's that the tool was built of, and "(devel)" where the build does not know.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(devel)"
+	}
+	return info.Main.Version
 }
 
 // completes has the shell offer a flag's values.
