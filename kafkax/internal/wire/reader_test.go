@@ -530,7 +530,6 @@ func TestFetchesShareNothing(t *testing.T) {
 		t.Fatalf("%d messages, %v", len(first), err)
 	}
 	gone := weak.Make(&first[0].Value[0])
-	first = nil
 	second, _, err := r.Next()
 	if err != nil || len(second) != 1 {
 		t.Fatalf("%d messages, %v", len(second), err)
