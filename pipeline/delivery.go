@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -121,14 +122,13 @@ func (o *outlet[T]) whileWritten(b *batch[T], abandon func()) {
 }
 
 // answered notes that the sink has taken a batch, whatever it refused of it. When its circuit is open all the same, the batch
-// went through another one, as with Route, or before that opened: those who wait for it have nothing to hope for yet.
+// went through another one, as with Route, or before that opened: those who wait may try, but no outage has ended.
 func (o *outlet[T]) answered() {
 	o.engine.counts.batches.Add(1)
-	if o.gate.isOpen() {
-		return
+	if !o.gate.isOpen() {
+		o.outage.end()
+		o.engine.troubles.clear(o.place, nil)
 	}
-	o.outage.end()
-	o.engine.troubles.clear(o.place, nil)
 	o.gate.answered()
 }
 
@@ -199,10 +199,20 @@ func (o *outlet[T]) rejected(ctx context.Context, b *batch[T], tries int, err er
 		if o.patience >= 0 {
 			o.hold(b, err)
 		}
-		o.queueUp(ctx, b, forever)
+		o.queueUp(ctx, b, openFor(err))
 	default:
-		o.queueUp(ctx, b, left)
+		o.queueUp(ctx, b, min(left, openFor(err)))
 	}
+}
+
+// openFor is how long a batch waits for its turn at the gate before it tries again: that may wait for another of the sink's
+// circuits than the one that rejected the batch with err.
+func openFor(err error) time.Duration {
+	known := time.Duration(0)
+	if open, ok := errors.AsType[*breaker.OpenError](err); ok {
+		known = open.RetryAfter
+	}
+	return cmp.Or(known, unknownOpen) + maxProbeWait
 }
 
 // isOpen tells whether the circuit that rejected b is open, and not merely busy probing. What is rejected again while the

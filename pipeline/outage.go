@@ -10,6 +10,9 @@ const (
 	// maxProbeWait bounds the wait between two tries while a circuit is not open and yet admits no call.
 	maxProbeWait = time.Second
 
+	// unknownOpen is when a batch tries again whose circuit does not say for how long it is open.
+	unknownOpen = 10 * time.Second
+
 	// quiet is how long, beyond the patience, nothing must have been rejected for a rejection to begin another outage.
 	quiet = 10 * time.Minute
 )

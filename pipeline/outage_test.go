@@ -245,3 +245,39 @@ func TestLateSuccessEndsNoOutage(t *testing.T) {
 		r.mustStop(t)
 	})
 }
+
+// A route's circuit that stays open does not keep what another one has rejected once that admits calls again.
+func TestOutageOfOneRouteDoesNotKeepAnother(t *testing.T) {
+	for name, forced := range map[string]bool{"opened": false, "forced open": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, even, odd := newBroker(t, "orders", 2), newStore(t), newStore(t)
+				odd.breaker.ForceOpen()
+				if forced {
+					even.breaker.ForceOpen()
+				} else {
+					_ = even.breaker.Execute(t.Context(), func(context.Context) error { return errAway })
+				}
+				sink := pipeline.Route(func(n int) string { return []string{"even", "odd"}[n%2] },
+					map[string]pipeline.Sink[int]{"even": even, "odd": odd})
+				b.produce(0, "0")
+				b.produce(1, "1")
+				r := start(t, b, sink, pipeline.Config{DeadLetterAfter: -1, Logger: quiet()})
+				time.Sleep(10 * time.Second)
+				if forced {
+					even.breaker.Reset()
+				}
+				time.Sleep(2 * time.Minute)
+				if got := even.stored(); !slices.Equal(got, []int{0}) {
+					t.Errorf("stored %v two minutes later", got)
+				}
+				odd.breaker.Reset()
+				time.Sleep(time.Minute)
+				r.mustStop(t)
+				if got := odd.stored(); !slices.Equal(got, []int{1}) {
+					t.Errorf("stored %v a minute after the other circuit has closed", got)
+				}
+			})
+		})
+	}
+}
