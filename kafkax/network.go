@@ -3,6 +3,7 @@ package kafkax
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -140,20 +141,44 @@ func (n *network) close() {
 // netConn tells its network when its user has closed it. It waits for nothing without end, as kafka-go would that
 // authenticates without a deadline: none means DialTimeout from now. And it waits for the first answer, which is always
 // to a question that takes no time, no longer than until silent, so that a broker that never says a word is left soon.
+// Whoever answers without speaking Kafka is left at once: kafka-go takes the first bytes for a size and what follows for
+// a count, and spends gigabytes and half a minute on an HTTP server's "400 Bad Request", which nothing can interrupt.
 type netConn struct {
 	net.Conn
 	network *network
 	silent  time.Time
 	heard   atomic.Bool
+	first   []byte // What the first answer begins with: its size, in Kafka.
+	foreign error
 	once    sync.Once
 }
+
+// maxFirstAnswer is far above what the first answer takes, and below what any text, or a TLS record, is as a size.
+const maxFirstAnswer = 16 << 20
 
 func (c *netConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 && !c.heard.Load() {
 		c.heard.Store(true)
 	}
+	if rest := 4 - len(c.first); rest > 0 && n > 0 {
+		c.first = append(c.first, b[:min(n, rest)]...)
+		if len(c.first) == 4 && binary.BigEndian.Uint32(c.first) > maxFirstAnswer {
+			c.foreign = foreignError(c.RemoteAddr(), c.first)
+		}
+	}
+	if c.foreign != nil {
+		return 0, c.foreign
+	}
 	return n, err
+}
+
+func foreignError(addr net.Addr, first []byte) error {
+	const tlsAlert = 21
+	if first[0] == tlsAlert {
+		return fmt.Errorf("%v wants TLS, see Cluster.TLS", addr)
+	}
+	return fmt.Errorf("%v does not speak Kafka: its answer begins with %q", addr, first)
 }
 
 func (c *netConn) SetDeadline(t time.Time) error      { return c.Conn.SetDeadline(c.bound(t)) }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -253,4 +254,61 @@ func TestMovedName(t *testing.T) {
 		until(t, "all committed", func() bool { return committed(server) == 40 && seen.distinct() == 40 })
 		r.stop(t)
 	})
+}
+
+// TestNotKafka has something at the address that speaks another protocol: an HTTP server, a listener with TLS.
+func TestNotKafka(t *testing.T) {
+	for said, want := range map[string]string{
+		"HTTP/1.1":             `does not speak Kafka: its answer begins with "HTTP"`,
+		"SSH-2.0-x\r\n":        `"SSH-"`,
+		"\x15\x03\x03\x00\x02": "wants TLS, see Cluster.TLS",
+	} {
+		virtual(t, testkit.KafkaConfig{}, func(t *testing.T, _ *testkit.KafkaServer, cluster kafkax.Cluster) {
+			cluster.Dial = func(context.Context, string, string) (net.Conn, error) {
+				conn, other := net.Pipe()
+				go func() {
+					defer other.Close()
+					for b := make([]byte, 1024); ; {
+						if _, err := other.Read(b); err != nil {
+							return
+						}
+						for i := range said { // A byte at a time.
+							if _, err := other.Write([]byte(said[i : i+1])); err != nil {
+								return
+							}
+						}
+					}
+				}()
+				return conn, nil
+			}
+			admin, err := kafkax.NewAdmin(cluster, kafkax.AdminConfig{Timeout: time.Second})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer admin.Close()
+			producer, err := kafkax.NewProducer(cluster, kafkax.ProducerConfig{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer producer.Close(t.Context())
+			consumer, err := kafkax.NewConsumer(cluster, kafkax.ConsumerConfig{Group: "group", Topics: []string{"orders"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			_, _, adminErr := admin.DescribeTopic(t.Context(), "orders")
+			for who, err := range map[string]error{
+				"admin":    adminErr,
+				"producer": producer.Produce(t.Context(), holdfast.Message{Topic: "orders"}),
+				"consumer": consumer.Consume(t.Context(), func(context.Context, holdfast.Claim) error { return nil }),
+			} {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("%s, told %q: %v", who, said, err)
+				}
+			}
+			if took := time.Since(began); took > 20*time.Second {
+				t.Errorf("told %q: took %v", said, took)
+			}
+		})
+	}
 }
