@@ -25,7 +25,7 @@ func IsPermanent(err error) bool {
 
 // Hold says that nothing is wrong with the message and nothing will get better by trying its neighbours, such as a
 // missing table or a denied access: the pipeline keeps the message, reports itself degraded with err as the reason, and
-// tries again until it is mended. No circuit counts it. Hold(nil) is nil.
+// tries again, 10 s apart at the most, until it is mended. No circuit counts it. Hold(nil) is nil.
 func Hold(err error) error {
 	if err == nil {
 		return nil

@@ -79,6 +79,9 @@ func (c KafkaConfig) Validate() error {
 	if c.AutoCreatePartitions < 0 {
 		fault("AutoCreatePartitions must not be negative, got %d", c.AutoCreatePartitions)
 	}
+	if c.AutoCreatePartitions > 0 && !c.AutoCreateTopics {
+		fault("AutoCreatePartitions must be 0 without AutoCreateTopics, got %d", c.AutoCreatePartitions)
+	}
 	if c.MinSessionTimeout < 0 {
 		fault("MinSessionTimeout must not be negative, got %s", c.MinSessionTimeout)
 	}

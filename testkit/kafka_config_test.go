@@ -30,6 +30,7 @@ func TestKafkaConfigValidate(t *testing.T) {
 		`KafkaConfig.Topics["t"] must be at least 1 partition, got 0`:                {Topics: map[string]int{"t": 0}},
 		`KafkaConfig.Topics must not have an empty name`:                             {Topics: map[string]int{"": 1}},
 		`KafkaConfig.AutoCreatePartitions must not be negative, got -1`:              {AutoCreatePartitions: -1},
+		`KafkaConfig.AutoCreatePartitions must be 0 without AutoCreateTopics, got 3`: {AutoCreatePartitions: 3},
 		`KafkaConfig.MinSessionTimeout must not be negative, got -1s`:                {MinSessionTimeout: -time.Second},
 		`KafkaConfig.MaxVersions must have names of Kafka requests, got "X"`:         {MaxVersions: map[testkit.API]int{"X": 1}},
 		`KafkaConfig.MaxVersions["Fetch"] must not be negative, got -1`:              {MaxVersions: map[testkit.API]int{testkit.APIFetch: -1}},
