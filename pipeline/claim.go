@@ -112,7 +112,7 @@ func consume[T any](ctx context.Context, c *claim, ls *lanes[T], o *outlet[T], i
 				if err := ls.idle(ctx); err != nil {
 					return err
 				}
-				o.flush()
+				signal(o.kick) // What is full is not waited with.
 				var err error
 				if n, err = c.take(m.ClaimOffset(), in.fetched); err != nil {
 					return err

@@ -189,7 +189,10 @@ func TestStagesPatienceOutlastsFailedProbes(t *testing.T) {
 func TestOutageOfOneRouteIsNotEndedByAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, box, even, odd := newBroker(t, "orders", 2), &letterBox{}, newStore(t), newStore(t)
-		odd.do(func(int, holdfast.Batch[int]) error { return errAway })
+		odd.do(func(int, holdfast.Batch[int]) error {
+			time.Sleep(3 * time.Second) // While it probes it is not open.
+			return errAway
+		})
 		sink := pipeline.Route(func(n int) string { return []string{"even", "odd"}[n%2] },
 			map[string]pipeline.Sink[int]{"even": even, "odd": odd})
 		told := 0

@@ -161,7 +161,7 @@ func (o *outlet[T]) fits(l *lane[T], one load) bool {
 		(!l.line.busy || busy.leaves(one, limits, limits.Writers)))
 }
 
-// flush has everything of claims that are draining or full written, or looked at, without waiting for more.
+// flush has everything of draining claims written, or looked at, without waiting for more.
 func (o *outlet[T]) flush() { o.nudge() }
 
 // nudge wakes everybody who waits in the outlet.
