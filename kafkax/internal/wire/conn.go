@@ -114,7 +114,8 @@ func (c *Conn) Send(req Request) error {
 }
 
 // Receive waits for the answer to the oldest request that has none yet: for the request's MaxWait, Config.Timeout and
-// the time for which the broker has said that it throttles, and then as long as it comes. Without an outstanding request it fails at once.
+// the time for which the broker has said that it throttles, and then as long as it comes. Without an outstanding request
+// it fails at once.
 //
 // A partition's error is in the chain as a kafka.Error, a batch whose header or checksum is wrong is a *BatchError; the
 // Conn stays usable after both. After any other error, the end of ctx and a batch of too many bytes included, it is closed
