@@ -177,7 +177,7 @@ func TestToolSecurely(t *testing.T) {
 		"a flag before the file": {flags: []string{"--sasl", "scram-sha-256"}, environment: []string{"HOLDFAST_CONFIG=" + file}},
 		"a wrong password":       {flags: flags, environment: []string{"HOLDFAST_SASL_PASSWORD=guess"}, says: "uthentication"},
 		"an unknown certificate": {flags: slices.DeleteFunc(slices.Clone(flags), func(s string) bool { return s == "--tls-ca" || s == ca }), environment: []string{"HOLDFAST_SASL_PASSWORD=secret"}, says: "certificate"},
-		"no encryption":          {flags: []string{"--brokers", brokers, "--sasl", "plain", "--sasl-user", "holdfast"}, environment: []string{"HOLDFAST_SASL_PASSWORD=secret"}, says: "EOF"},
+		"no encryption":          {flags: []string{"--brokers", brokers, "--sasl", "plain", "--sasl-user", "holdfast"}, environment: []string{"HOLDFAST_SASL_PASSWORD=secret"}, says: "wants TLS"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), tool, append([]string{"dlq", "export", r.topic + ".dlq"}, way.flags...)...)
