@@ -3,7 +3,8 @@
 package pipeline_test
 
 import (
-	"bytes"
+	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -51,16 +52,14 @@ func TestMutants(t *testing.T) {
 	all := mutants()
 	caught := 0
 	for _, name := range slices.SortedFunc(maps.Keys(all), byRule) {
-		complaints := simulateMutant(t.Context(), name)
-		i := slices.IndexFunc(complaints, regexp.MustCompile(all[name]).MatchString)
-		switch {
-		case len(complaints) == 0:
-			t.Errorf("survived: %s", name)
-		case i < 0:
-			t.Errorf("caught for another reason: %s (%s)", name, complaints[0])
-		default:
+		switch complaint, ok := simulateMutant(t, name, regexp.MustCompile(all[name])); {
+		case ok:
 			caught++
-			t.Logf("caught: %s (%s)", name, complaints[i])
+			t.Logf("caught: %s (%s)", name, complaint)
+		case complaint == "":
+			t.Errorf("survived: %s", name)
+		default:
+			t.Errorf("caught for another reason: %s (%s)", name, complaint)
 		}
 	}
 	for rule := range 11 {
@@ -82,15 +81,33 @@ func byRule(x, y string) int {
 	return strings.Compare(x, y)
 }
 
-// simulateMutant gives the complaints of a simulation of a mutant. A crash is none.
-func simulateMutant(ctx context.Context, name string) (complaints []string) {
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestSimulation$", "-test.timeout=5m")
+// simulateMutant runs the simulation of a mutant until it complains of what it should, or else gives its first complaint. A
+// crash is none, and a mutant may well go round in circles after that.
+func simulateMutant(t *testing.T, name string, should *regexp.Regexp) (complaint string, caught bool) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestSimulation$", "-test.v", "-test.timeout=2m")
 	cmd.Env = append(os.Environ(), "MUTANT="+name, "SEED=1", "SEEDS=200")
-	out, _ := cmd.CombinedOutput() // It fails, or the mutant has survived.
-	for line := range bytes.Lines(out) {
-		if where, what, ok := strings.Cut(strings.TrimSpace(string(line)), "_test.go:"); ok && !strings.Contains(where, " ") && !strings.Contains(what, "what happened:") {
-			complaints = append(complaints, where+"_test.go:"+what)
-		}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
 	}
-	return complaints
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cancel()
+		_ = cmd.Wait() // It fails, or the mutant has survived.
+	}()
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		where, what, ok := strings.Cut(strings.TrimSpace(lines.Text()), "_test.go:")
+		if !ok || strings.Contains(where, " ") || strings.Contains(what, "what happened:") {
+			continue
+		}
+		said := where + "_test.go:" + what
+		if should.MatchString(said) {
+			return said, true
+		}
+		complaint = cmp.Or(complaint, said)
+	}
+	return complaint, false
 }
